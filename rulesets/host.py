@@ -1,0 +1,109 @@
+"""The node's table: kubelet probes leave with a source that pods let pass.
+
+A probe is a connection of any local process of the node to a pod: ``meta skuid >= 0`` holds just where a local socket
+sent the packet, so no kubelet has to be found and no user guessed. Where a pod names its probe ports, only those count.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from rulesets.capture import PROBE_SOURCES
+from rulesets.model import (
+    IPV4_ADDR,
+    IPV4_ADDR_PORT,
+    IPV6_ADDR,
+    IPV6_ADDR_PORT,
+    AddressPort,
+    Chain,
+    Element,
+    Rule,
+    Ruleset,
+    Set,
+    with_counters,
+)
+from rulesets.vocabulary import (
+    Address,
+    ChainType,
+    Family,
+    Hook,
+    InSet,
+    LocalSocket,
+    Match,
+    Proto,
+    Protocol,
+    SetField,
+    Snat,
+    family_of,
+    host_network,
+)
+
+HOST_TABLE = "weir-host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeTarget:
+    """One address of a pod that the node probes; `owner` is the pod's uid. Without `ports` every port is probed."""
+
+    address: Address
+    owner: str
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probes:
+    """All that the node probes, and the source address that probes get, one for each family."""
+
+    targets: tuple[ProbeTarget, ...] = ()
+    sources: tuple[Address, ...] = PROBE_SOURCES
+
+
+# By family: where any port is probed, where a named one is, and the sets that hold them.
+_PROBED = {
+    Family.IPV4: (SetField.DST_V4, "probes-v4", SetField.DST_V4_TCP_DST_PORT, "probe-ports-v4"),
+    Family.IPV6: (SetField.DST_V6, "probes-v6", SetField.DST_V6_TCP_DST_PORT, "probe-ports-v6"),
+}
+
+
+def build(probes: Probes) -> Ruleset:
+    """Return the node's whole table. Its sets are always there, so that a pod is one element more, not a new rule."""
+    rules = tuple(rule for source in probes.sources for rule in _rules(source))
+    chain = Chain(name="nat-post", type=ChainType.NAT, hook=Hook.POSTROUTING, priority=99, rules=rules)
+    return with_counters(HOST_TABLE, (chain,), tuple(_sets(probes.targets)))
+
+
+def _rules(source: Address) -> Iterator[Rule]:
+    any_port, addresses, named_port, address_ports = _PROBED[family_of(source)]
+    local_tcp: tuple[Match, ...] = (LocalSocket(), Proto(protocol=Protocol.TCP))
+    action = Snat(address=source)
+    yield Rule(slug="probe", matches=(*local_tcp, InSet(field=any_port, name=addresses)), action=action)
+    yield Rule(slug="probe-port", matches=(LocalSocket(), InSet(field=named_port, name=address_ports)), action=action)
+
+
+def _sets(targets: Iterable[ProbeTarget]) -> Iterator[Set]:
+    targets = tuple(targets)
+    for family, (_, addresses, _, address_ports) in _PROBED.items():
+        of_family = [each for each in targets if family_of(each.address) is family]
+        v4 = family is Family.IPV4
+        yield Set(
+            name=addresses,
+            key=IPV4_ADDR if v4 else IPV6_ADDR,
+            interval=False,
+            elements=_unique(
+                Element(value=host_network(each.address), comment=each.owner) for each in of_family if not each.ports
+            ),
+        )
+        yield Set(
+            name=address_ports,
+            key=IPV4_ADDR_PORT if v4 else IPV6_ADDR_PORT,
+            interval=False,
+            elements=_unique(
+                Element(value=AddressPort(each.address, port), comment=each.owner)
+                for each in of_family
+                for port in each.ports
+            ),
+        )
+
+
+def _unique(elements: Iterable[Element]) -> tuple[Element, ...]:
+    """Return one element for each value: where two pods share an address, the one named last is its owner."""
+    return tuple({element.value: element for element in elements}.values())

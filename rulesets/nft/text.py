@@ -1,0 +1,204 @@
+"""Rulesets as the text that ``nft -f`` loads (nft(8))."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from rulesets.model import AddressPort, AddressRange, Chain, Counter, Element, Rule, Ruleset, Set
+from rulesets.vocabulary import (
+    FULL_MASK,
+    Accept,
+    Action,
+    ConnMark,
+    CtZone,
+    Dnat,
+    Dst,
+    DstPort,
+    Foreign,
+    InIface,
+    InSet,
+    IPv4Address,
+    LocalAddress,
+    LocalSocket,
+    Mark,
+    Match,
+    Network,
+    OfFamily,
+    OutIface,
+    PacketMark,
+    PortRange,
+    Proto,
+    Redirect,
+    Reject,
+    SetConnMark,
+    SetMark,
+    Snat,
+    SocketUser,
+    Src,
+    SrcPort,
+    TcpFlags,
+)
+
+# How many elements of a set stand on one line.
+_ELEMENTS_A_LINE = 8
+
+
+def render(ruleset: Ruleset, *, flags: tuple[str, ...] = ()) -> str:
+    """Return the ``table`` block that adds the whole ruleset. `flags` are the table's, such as ``owner``."""
+    return render_parts(ruleset.table, ruleset.counters, ruleset.sets, ruleset.chains, flags=flags)
+
+
+def render_parts(
+    table: str,
+    counters: tuple[Counter, ...],
+    sets: tuple[Set, ...],
+    chains: tuple[Chain, ...],
+    *,
+    flags: tuple[str, ...] = (),
+) -> str:
+    """Return the ``table`` block that adds these parts to a table, which is made if it isn't there."""
+    lines = [f"table inet {table} {{"]
+    if flags:
+        lines.append(f"\tflags {','.join(flags)}")
+    lines += [f"\t{render_counter(each)}" for each in counters]
+    for each in sets:
+        lines += ["", *(f"\t{line}" for line in render_set(each))]
+    for chain in chains:
+        lines += ["", *(f"\t{line}" for line in render_chain(chain))]
+    return "\n".join([*lines, "}", ""])
+
+
+def render_counter(counter: Counter) -> str:
+    """Return a named counter with what it starts from."""
+    start = f" packets {counter.packets} bytes {counter.bytes} " if counter.packets or counter.bytes else " "
+    return f"counter {counter.name} {{{start}}}"
+
+
+def render_set(each: Set) -> Iterator[str]:
+    """Yield the lines of a set with its elements."""
+    yield f"set {each.name} {{"
+    yield f"\ttype {each.key}"
+    if each.interval:
+        yield "\tflags interval"
+    if each.elements:
+        shown = [render_element(element) for element in each.elements]
+        rows = [", ".join(shown[at : at + _ELEMENTS_A_LINE]) for at in range(0, len(shown), _ELEMENTS_A_LINE)]
+        yield "\telements = {"
+        yield from (f"\t\t{row}," for row in rows)
+        yield "\t}"
+    yield "}"
+
+
+def render_element(element: Element) -> str:
+    """Return one element of a set, with its comment."""
+    match element.value:
+        case PortRange():
+            value = str(element.value)
+        case AddressPort(address=address, port=port):
+            value = f"{address} . {port}"
+        case AddressRange(first=first, last=last):
+            value = f"{first}-{last}"
+        case network:
+            value = _network(network)
+    return f'{value} comment "{element.comment}"' if element.comment else value
+
+
+def render_chain(chain: Chain) -> Iterator[str]:
+    """Yield the lines of a chain with its rules. Priorities are numbers: nft refuses their names on some hooks."""
+    yield f"chain {chain.name} {{"
+    yield f"\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy {chain.policy};"
+    yield from (f"\t{render_rule(rule)}" for rule in chain.rules)
+    yield "}"
+
+
+def render_rule(rule: Rule) -> str:
+    """Return one rule: matches, its counter, the action, and the slug as its comment.
+
+    A rule that holds something foreign can be shown but not loaded: its verbatim part is JSON.
+    """
+    counter = () if rule.foreign else (f'counter name "{rule.slug}"',)
+    comment = (f'comment "{rule.slug}"',) if rule.slug else ()
+    return " ".join([*map(render_match, rule.matches), *counter, _action(rule.action), *comment])
+
+
+def _network(network: Network) -> str:
+    single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address) if single else str(network)
+
+
+def _ip(network: Network) -> str:
+    return "ip" if network.version == 4 else "ip6"
+
+
+def _tested(key: str, mark: Mark, unequal: str) -> str:
+    masked = key if mark.mask == FULL_MASK else f"{key} & {mark.mask:#x}"
+    return f"{masked} {unequal or '== '}{mark.value:#x}"
+
+
+def _changed(key: str, mark: Mark) -> str:
+    if mark.mask == FULL_MASK:
+        return f"{key} set {mark.value:#x}"
+    return f"{key} set {key} & {~mark.mask & FULL_MASK:#x} | {mark.value:#x}"
+
+
+def render_match(match: Match) -> str:
+    """Return one match as nft writes it."""
+    unequal = "!= " if getattr(match, "negate", False) else ""
+    match match:
+        case OfFamily(family=family):
+            return f"meta nfproto {family}"
+        case Proto(protocol=protocol):
+            return f"meta l4proto {unequal}{protocol}"
+        case Src(network=network):
+            return f"{_ip(network)} saddr {unequal}{_network(network)}"
+        case Dst(network=network):
+            return f"{_ip(network)} daddr {unequal}{_network(network)}"
+        case SrcPort(protocol=protocol, ports=ports):
+            return f"{protocol} sport {unequal}{ports}"
+        case DstPort(protocol=protocol, ports=ports):
+            return f"{protocol} dport {unequal}{ports}"
+        case InIface(name=name):
+            return f'iifname {unequal}"{name}"'
+        case OutIface(name=name):
+            return f'oifname {unequal}"{name}"'
+        case PacketMark(mark=mark):
+            return _tested("meta mark", mark, unequal)
+        case ConnMark(mark=mark):
+            return _tested("ct mark", mark, unequal)
+        case SocketUser(user=user):
+            return f"meta skuid {user}"
+        case LocalSocket():
+            return "meta skuid >= 0"
+        case LocalAddress():
+            return f"fib daddr type {unequal}local"
+        case InSet(field=field, name=name):
+            return f"{field} {unequal}@{name}"
+        case TcpFlags(among=among, set=wanted):
+            return f"tcp flags & ({'|'.join(among)}) {unequal or '== '}{'|'.join(wanted)}"
+        case Foreign(verbatim=verbatim):
+            return f"({verbatim})"
+        case _:
+            assert_never(match)
+
+
+def _action(action: Action) -> str:
+    match action:
+        case Accept():
+            return "accept"
+        case Redirect(port=port):
+            return f"redirect to :{port}"
+        case Dnat(port=port):
+            return f"dnat to :{port}"
+        case Snat(address=address):
+            return f"snat {'ip' if isinstance(address, IPv4Address) else 'ip6'} to {address}"
+        case SetMark(mark=mark):
+            return _changed("meta mark", mark)
+        case SetConnMark(mark=mark):
+            return _changed("ct mark", mark)
+        case CtZone(zone=zone):
+            return f"ct original zone set {zone}"
+        case Reject(reply=reply):
+            return f"reject with {reply}"
+        case Foreign(verbatim=verbatim):
+            return f"({verbatim})"
+        case _:
+            assert_never(action)
