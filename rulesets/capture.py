@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 
 from rulesets import settings
 from rulesets.settings import CaptureError
-from rulesets.vocabulary import Address, Family, Mark, Network, PortRange
+from rulesets.vocabulary import Address, Family, Mark, Network, PortRange, family_of
 
 ALL_PORTS = (PortRange(0, 65535),)
 ALL_NETWORKS: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -123,11 +123,10 @@ class Capture:
 
     @property
     def proxy_ports(self) -> dict[str, int]:
-        """The ports on which the proxy must listen in the namespace, by the name of their setting."""
+        """The ports to which connections are redirected, by the name of their setting: there the proxy must listen."""
         wanted = {
             "outbound_port": self.outbound or bool(self.virtual_interfaces),
             "inbound_port": self.inbound and not self.ingress,
-            "hbone_port": self.inbound,
             "dns_port": self.dns,
         }
         return {name: getattr(self, name) for name, needed in wanted.items() if needed}
@@ -142,7 +141,11 @@ _READERS: dict[str, _Reader] = {
     "probe_sources": settings.addresses,
     **dict.fromkeys(("virtual_interfaces", "exclude_interfaces"), settings.interfaces),
     **{f"{kind}_{way}_ports": settings.ports for kind in ("include", "exclude") for way in ("outbound", "inbound")},
-    **{f"{kind}_{way}_networks": settings.networks for kind in ("include", "exclude") for way in ("outbound", "inbound")},
+    **{
+        f"{kind}_{way}_networks": settings.networks
+        for kind in ("include", "exclude")
+        for way in ("outbound", "inbound")
+    },
     "families": settings.families,
     "established": settings.choice(Established),
     "kept_deadline": settings.seconds,
@@ -177,7 +180,8 @@ def _merged_ports(ports: tuple[PortRange, ...]) -> tuple[PortRange, ...]:
             merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, each.last))
         else:
             merged.append(each)
-    return tuple(merged)
+    # No connection goes to port 0, so 1 to 65535 is every port.
+    return ALL_PORTS if merged and (merged[0].first, merged[0].last) == (1, 65535) else tuple(merged)
 
 
 def merged_networks(networks: tuple[Network, ...]) -> tuple[Network, ...]:
@@ -206,7 +210,9 @@ def _refuse_unusable_marks(capture: Capture) -> None:
     if packet.put_on(0) & connection.mask == connection.value or connection.put_on(0) & packet.mask == packet.value:
         raise CaptureError("connection_mark", str(connection), f"can't be told from proxy_mark {packet}")
     if connection.mask.bit_count() < 2:
-        raise CaptureError("connection_mark", str(connection), "its mask needs two bits: streams kept outside get a mark of their own")
+        raise CaptureError(
+            "connection_mark", str(connection), "its mask needs two bits: streams kept outside get a mark of their own"
+        )
 
 
 def _refuse_nothing_left(capture: Capture) -> None:
@@ -224,12 +230,18 @@ def _refuse_nothing_left(capture: Capture) -> None:
         included, excluded = getattr(capture, f"include_{way}_ports"), getattr(capture, f"exclude_{way}_ports")
         if not included or all(any(e.first <= i.first and i.last <= e.last for e in excluded) for i in included):
             shown = [str(each) for each in included]
-            raise CaptureError(f"include_{way}_ports", shown, f"no port is left to capture; turn off {way} if that is meant")
+            raise CaptureError(
+                f"include_{way}_ports", shown, f"no port is left to capture; turn off {way} if that is meant"
+            )
         networks, without = getattr(capture, f"include_{way}_networks"), getattr(capture, f"exclude_{way}_networks")
-        left = [each for each in networks if _lies_outside(each, without)]
+        left = [
+            each for each in networks if family_of(each) in capture.captured_families and _lies_outside(each, without)
+        ]
         if not left:
             shown = [str(each) for each in networks]
-            raise CaptureError(f"include_{way}_networks", shown, f"no network is left to capture; turn off {way} if that is meant")
+            raise CaptureError(
+                f"include_{way}_networks", shown, f"no network is left to capture; turn off {way} if that is meant"
+            )
 
 
 def _lies_outside(network: Network, excluded: tuple[Network, ...]) -> bool:

@@ -18,7 +18,7 @@ class ChangeKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One line of a difference: `where` is the object it belongs to, `what` the thing itself, both as nft writes them."""
+    """One line of a difference: `where` is what it belongs to, `what` the thing itself, both as nft writes them."""
 
     kind: ChangeKind
     where: str
@@ -34,6 +34,11 @@ class Plan:
 
     def __bool__(self) -> bool:
         return self.actual != self.desired
+
+    @property
+    def table(self) -> str:
+        """The name of the table; empty when there is none on either side."""
+        return next((each.table for each in (self.desired, self.actual) if each is not None), "")
 
     def changes(self) -> tuple[Change, ...]:
         """Return every difference, object by object, in the order in which packets meet them."""
@@ -64,12 +69,18 @@ def _changes(actual: Ruleset | None, desired: Ruleset | None) -> Iterator[Change
         yield Change(kind=ChangeKind.ADD if actual is None else ChangeKind.REMOVE, where="the namespace", what=table)
     for foreign in before.foreign:
         yield Change(kind=ChangeKind.REMOVE, where=table, what=f"not Weir's: {foreign.verbatim}")
-    yield from _lines(table, [f"counter {each.name}" for each in before.counters], [f"counter {each.name}" for each in after.counters])
+    yield from _lines(
+        table, [f"counter {each.name}" for each in before.counters], [f"counter {each.name}" for each in after.counters]
+    )
     for set_name in sorted({each.name for each in (*before.sets, *after.sets)}):
-        yield from _lines(f"set {set_name}", _set_lines(before.find_set(set_name)), _set_lines(after.find_set(set_name)))
+        yield from _lines(
+            f"set {set_name}", _set_lines(before.find_set(set_name)), _set_lines(after.find_set(set_name))
+        )
     names = list(dict.fromkeys(chain.name for chain in (*after.chains, *before.chains)))
     for chain_name in names:
-        yield from _lines(f"chain {chain_name}", _chain_lines(before.chain(chain_name)), _chain_lines(after.chain(chain_name)))
+        yield from _lines(
+            f"chain {chain_name}", _chain_lines(before.chain(chain_name)), _chain_lines(after.chain(chain_name))
+        )
 
 
 def _set_lines(each: Set | None) -> list[str]:

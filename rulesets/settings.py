@@ -146,7 +146,10 @@ def _network(name: str, value: object) -> Network:
         raise CaptureError(name, value, "is not an IPv4 or IPv6 network") from None
     if "%" in text:
         raise CaptureError(name, value, "names an interface (%), which a rule's address can't")
-    if text.partition("/")[0] != str(network.network_address) and ip_address(text.partition("/")[0]) != network.network_address:
+    if (
+        text.partition("/")[0] != str(network.network_address)
+        and ip_address(text.partition("/")[0]) != network.network_address
+    ):
         raise CaptureError(name, value, f"has host bits set; write {network}")
     if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
         mapped = ip_network(f"{network.network_address.ipv4_mapped}/{network.prefixlen - 96}")
@@ -189,8 +192,10 @@ def _interface(name: str, value: object) -> str:
     stem = value.removesuffix("*")
     if not stem:
         raise CaptureError(name, value, "would be every interface" if value else "is empty")
-    if len(stem) > 15:
-        raise CaptureError(name, value, f"has {len(stem)} characters, and interface names have 15 at most")
+    if len(value) > 15:
+        raise CaptureError(name, value, f"has {len(value)} characters, and interface names have 15 at most")
+    if stem.startswith("@"):
+        raise CaptureError(name, value, "begins with @, which nft takes for the name of a set")
     if not _INTERFACE.fullmatch(stem) or stem in (".", ".."):
         raise CaptureError(name, value, "has a character that no interface name has")
     if stem == "lo" and not value.endswith("*"):

@@ -7,7 +7,6 @@ same values that were rendered.
 from rulesets.nft.listing import ListingError, parse
 from rulesets.nft.text import render, render_match, render_rule
 from rulesets.nft.to_json import render_json
-from rulesets.nft.transaction import render_plan, render_removal
 
 __all__ = [
     "ListingError",
@@ -15,7 +14,5 @@ __all__ = [
     "render",
     "render_json",
     "render_match",
-    "render_plan",
-    "render_removal",
     "render_rule",
 ]

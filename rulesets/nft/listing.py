@@ -4,6 +4,7 @@ What this doesn't know becomes `Foreign`: kept verbatim, equal to nothing, never
 rule in many ways; every way in which it prints what Weir writes is read back as the same value.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
@@ -21,8 +22,10 @@ from rulesets.model import (
     Ruleset,
     Set,
 )
+from rulesets.model.ruleset import OBJECT_NAME
 from rulesets.nft.statements import Unknown, action_of, match_of
-from rulesets.vocabulary import Action, ChainType, Foreign, Hook, Match, Policy, PortRange
+from rulesets.nft.to_json import Json
+from rulesets.vocabulary import Action, ChainType, Foreign, Hook, InSet, Match, ModelError, Policy, PortRange
 
 _T = TypeVar("_T")
 _PLACE = {"family", "table", "name", "handle"}
@@ -45,13 +48,17 @@ def parse(listing: str, table: str) -> Ruleset | None:
         raise ListingError(f"not an nft listing in JSON: {error!r}") from None
     if not any(kind == "table" for kind, _ in ours):
         return None
-    reader = _Reader()
+    reader = _Reader(table)
     for kind, body in ours:
         reader.take(kind, body)
-    return reader.ruleset(table)
+    try:
+        return reader.ruleset()
+    except ModelError:
+        # Together they are something that the model has no place for, such as two chains of one name.
+        return Ruleset(table=table, foreign=tuple(_foreign({kind: body}) for kind, body in ours))
 
 
-def _belongs(kind: str, body: dict[str, object], table: str) -> bool:
+def _belongs(kind: str, body: Json, table: str) -> bool:
     return body["family"] == "inet" and body["name" if kind == "table" else "table"] == table
 
 
@@ -62,17 +69,18 @@ def _foreign(what: object) -> Foreign:
 class _Reader:
     """Collects the objects of one listing."""
 
-    def __init__(self) -> None:
+    def __init__(self, table: str) -> None:
+        self.table = table
         self.chains: dict[str, Chain] = {}
-        self.rules: dict[str, list[Rule]] = {}
-        self.sets: list[Set] = []
-        self.counters: list[Counter] = []
+        self.rules: dict[str, list[tuple[str, list[Json]]]] = {}
+        self.sets: dict[str, Set] = {}
+        self.counters: dict[str, Counter] = {}
         self.foreign: list[Foreign] = []
 
-    def take(self, kind: str, body: dict[str, object]) -> None:
+    def take(self, kind: str, body: Json) -> None:
         """Read one object; what it holds beyond what Weir writes makes it foreign."""
-        readers: dict[str, Callable[[dict[str, object]], None]] = {
-            "table": lambda _body: None,
+        readers: dict[str, Callable[[Json], None]] = {
+            "table": self._table,
             "chain": self._chain,
             "set": self._set,
             "counter": self._counter,
@@ -83,28 +91,41 @@ class _Reader:
         except (Unknown, KeyError, ValueError, TypeError, AttributeError):
             self.foreign.append(_foreign({kind: body}))
 
-    def ruleset(self, table: str) -> Ruleset:
+    def ruleset(self) -> Ruleset:
         """Return all that was read."""
         chains = (
-            Chain(
-                name=chain.name,
-                type=chain.type,
-                hook=chain.hook,
-                priority=chain.priority,
-                policy=chain.policy,
-                rules=tuple(self.rules.get(name, ())),
-            )
+            dataclasses.replace(chain, rules=tuple(self._read_rule(*each) for each in self.rules.get(name, ())))
             for name, chain in self.chains.items()
         )
-        sets, counters = tuple(self.sets), tuple(self.counters)
-        return Ruleset(table=table, chains=tuple(chains), sets=sets, counters=counters, foreign=tuple(self.foreign))
+        return Ruleset(
+            table=self.table,
+            chains=tuple(chains),
+            sets=tuple(self.sets.values()),
+            counters=tuple(self.counters.values()),
+            foreign=tuple(self.foreign),
+        )
 
-    def _chain(self, body: dict[str, object]) -> None:
+    def _read_rule(self, slug: str, expressions: list[Json]) -> Rule:
+        rule = _rule(slug, expressions)
+        looked_up = {match.name for match in rule.matches if isinstance(match, InSet)}
+        if rule.foreign or (slug in self.counters and looked_up <= self.sets.keys()):
+            return rule
+        # It refers to something that is foreign itself, such as a set whose elements time out.
+        return Rule(slug=slug, matches=(_foreign(expressions),), action=rule.action)
+
+    def _table(self, body: Json) -> None:
+        # Who owns the table, and whether it outlives its owner, is not a matter of rules. A dormant table's chains are
+        # not called at all.
+        flags = body.get("flags", [])
+        if "dormant" in (flags if isinstance(flags, list) else [flags]):
+            raise Unknown(flags)
+
+    def _chain(self, body: Json) -> None:
         _only(body, {"type", "hook", "prio", "policy"})
-        name = str(body["name"])
+        name = _name(body)
         priority = body["prio"]
-        if not isinstance(priority, int):
-            raise Unknown(priority)
+        if not isinstance(priority, int) or name in self.chains:
+            raise Unknown(body)
         self.chains[name] = Chain(
             name=name,
             type=ChainType(str(body["type"])),
@@ -113,14 +134,17 @@ class _Reader:
             policy=Policy(str(body["policy"])),
         )
 
-    def _counter(self, body: dict[str, object]) -> None:
+    def _counter(self, body: Json) -> None:
         _only(body, {"packets", "bytes"})
         packets, size = body["packets"], body["bytes"]
         if not (isinstance(packets, int) and isinstance(size, int)):
             raise Unknown(body)
-        self.counters.append(Counter(name=str(body["name"]), packets=packets, bytes=size))
+        name = _name(body)
+        if name in self.counters:
+            raise Unknown(name)
+        self.counters[name] = Counter(name=name, packets=packets, bytes=size)
 
-    def _set(self, body: dict[str, object]) -> None:
+    def _set(self, body: Json) -> None:
         _only(body, {"type", "flags", "elem"})
         flags = body.get("flags", [])
         if flags not in ([], ["interval"], "interval"):
@@ -131,24 +155,34 @@ class _Reader:
         if not isinstance(elements, list):
             raise Unknown(elements)
         read = tuple(_element(each) for each in elements)
-        self.sets.append(Set(name=str(body["name"]), key=key, interval=bool(flags), elements=read))
+        name = _name(body)
+        if name in self.sets:
+            raise Unknown(name)
+        self.sets[name] = Set(name=name, key=key, interval=bool(flags), elements=read)
 
-    def _rule(self, body: dict[str, object]) -> None:
+    def _rule(self, body: Json) -> None:
         _only(body, {"chain", "expr", "comment"})
         chain, expressions = str(body["chain"]), body["expr"]
         if chain not in self.chains or not isinstance(expressions, list):
             raise Unknown(body)
-        self.rules.setdefault(chain, []).append(_rule(str(body.get("comment", "")), expressions))
+        self.rules.setdefault(chain, []).append((str(body.get("comment", "")), expressions))
 
 
-def _only(body: dict[str, object], known: set[str]) -> None:
+def _name(body: Json) -> str:
+    name = body["name"]
+    if not isinstance(name, str) or not OBJECT_NAME.fullmatch(name):
+        raise Unknown(name)
+    return name
+
+
+def _only(body: Json, known: set[str]) -> None:
     """Refuse an object with an attribute that Weir never writes: reading it without would hide a difference."""
     unknown = body.keys() - known - _PLACE
     if unknown:
         raise Unknown(unknown)
 
 
-def _rule(slug: str, expressions: list[dict[str, object]]) -> Rule:
+def _rule(slug: str, expressions: list[Json]) -> Rule:
     """Return the rule of an expression list: matches, the counter of the slug's name, one action.
 
     Anything that stands where Weir writes something else is kept as a foreign match or action, in its place.
@@ -172,8 +206,10 @@ def _rule(slug: str, expressions: list[dict[str, object]]) -> Rule:
         return Rule(slug=slug, matches=(_foreign(expressions),), action=action)
 
 
-def _known(read: Callable[[dict[str, object]], _T], expression: dict[str, object]) -> _T | Foreign:
+def _known(read: Callable[[Json], _T], expression: Json) -> _T | Foreign:
     try:
+        if len(expression) != 1:
+            raise Unknown(expression)
         return read(expression)
     except (Unknown, KeyError, ValueError, TypeError, AttributeError):
         return _foreign(expression)
@@ -207,5 +243,3 @@ def _element_value(shown: object) -> ElementValue:
             return AddressPort(ip_address(address), port)
         case _:
             raise Unknown(shown)
-
-

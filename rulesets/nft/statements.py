@@ -74,7 +74,7 @@ def _compared(left: dict[str, object], right: object, *, negate: bool) -> Match:
             return SocketUser(user=right)
         case {"fib": {"result": "type", "flags": ["daddr"] | "daddr"}}, "local":
             return LocalAddress(negate=negate)
-        case ({"payload": dict()} | {"concat": list()}), str() if right.startswith("@"):
+        case (({"payload": dict()} | {"concat": list()}), str()) if right.startswith("@"):
             return InSet(field=_field(left), name=right[1:], negate=negate)
         case {"payload": {"protocol": "ip" | "ip6" as ip, "field": "saddr" | "daddr" as side}}, _:
             network = _network(ip, right)
@@ -82,6 +82,9 @@ def _compared(left: dict[str, object], right: object, *, negate: bool) -> Match:
         case {"payload": {"protocol": "tcp" | "udp" as l4, "field": "sport" | "dport" as side}}, _:
             kind = SrcPort if side == "sport" else DstPort
             return kind(protocol=Protocol(l4), ports=_ports(right), negate=negate)
+        case {"payload": {"protocol": "tcp", "field": "flags"}}, _:
+            # Without a mask nft compares the whole byte, and it leaves out a mask of every flag.
+            return TcpFlags(among=tuple(TcpFlag), set=_flags(right), negate=negate)
         case {"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, among]}, _:
             return TcpFlags(among=_flags(among), set=_flags(right), negate=negate)
         case _:
@@ -135,8 +138,11 @@ def _ports(shown: object) -> PortRange:
 
 
 def _flags(shown: object) -> tuple[TcpFlag, ...]:
-    names = shown if isinstance(shown, list) else [shown]
-    return tuple(flag for flag in TcpFlag if flag in {TcpFlag(name) for name in names})
+    if isinstance(shown, int) and 0 < shown < 1 << len(TcpFlag):
+        # nft 1.0.6 prints several flags as one number where there is no mask.
+        return tuple(flag for bit, flag in enumerate(TcpFlag) if shown >> bit & 1)
+    names = {TcpFlag(str(name)) for name in (shown if isinstance(shown, list) else [shown])}
+    return tuple(flag for flag in TcpFlag if flag in names)
 
 
 def action_of(expression: dict[str, object]) -> Action:

@@ -1,6 +1,7 @@
 """Rulesets as the text that ``nft -f`` loads (nft(8))."""
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from typing import assert_never
 
 from rulesets.model import AddressPort, AddressRange, Chain, Counter, Element, Rule, Ruleset, Set
@@ -16,7 +17,6 @@ from rulesets.vocabulary import (
     Foreign,
     InIface,
     InSet,
-    IPv4Address,
     LocalAddress,
     LocalSocket,
     Mark,

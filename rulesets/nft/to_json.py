@@ -43,6 +43,10 @@ from rulesets.vocabulary import (
 
 Json = dict[str, object]
 PACKET_MARK: Json = {"meta": {"key": "mark"}}
+_REPLIES: dict[RejectWith, Json] = {
+    RejectWith.TCP_RESET: {"type": "tcp reset"},
+    RejectWith.PORT_UNREACHABLE: {"type": "icmpx", "expr": "port-unreachable"},
+}
 CONNECTION_MARK: Json = {"ct": {"key": "mark"}}
 
 
@@ -194,10 +198,8 @@ def _action(action: Action) -> Json:
             return _mangle(CONNECTION_MARK, mark)
         case CtZone(zone=zone):
             return {"mangle": {"key": {"ct": {"key": "zone", "dir": "original"}}, "value": zone}}
-        case Reject(reply=RejectWith.TCP_RESET):
-            return {"reject": {"type": "tcp reset"}}
-        case Reject(reply=RejectWith.PORT_UNREACHABLE):
-            return {"reject": {"type": "icmpx", "expr": "port-unreachable"}}
+        case Reject(reply=reply):
+            return {"reject": _REPLIES[reply]}
         case Foreign(verbatim=verbatim):
             return {"foreign": verbatim}
         case _:

@@ -7,10 +7,10 @@ import dataclasses
 
 from rulesets.diff import Plan
 from rulesets.model import Chain, Counter, Ruleset, Set
-from rulesets.nft.text import render, render_parts
+from rulesets.nft import text
 
 
-def render_plan(plan: Plan, *, flags: tuple[str, ...] = ()) -> str:
+def render(plan: Plan, *, flags: tuple[str, ...] = ()) -> str:
     """Return the text that carries out a plan; empty when there is nothing to do.
 
     `flags` are those of the table, new or replaced: an existing table's flags can't be changed.
@@ -21,7 +21,7 @@ def render_plan(plan: Plan, *, flags: tuple[str, ...] = ()) -> str:
     if desired is None:
         return render_removal(actual.table if actual else "")
     if actual is None:
-        return render(desired, flags=flags)
+        return text.render(desired, flags=flags)
     if flags or actual.foreign or any(_kind(old) != _kind(new) for old, new in _shared_sets(actual, desired)):
         return replace(actual, desired, flags=flags)
     return update(actual, desired)
@@ -34,7 +34,7 @@ def render_removal(table: str) -> str:
 
 def replace(actual: Ruleset, desired: Ruleset, *, flags: tuple[str, ...] = ()) -> str:
     """Return the text that makes the table anew, counters going on from what was read."""
-    return render_removal(desired.table) + render(_going_on(actual, desired), flags=flags)
+    return render_removal(desired.table) + text.render(_going_on(actual, desired), flags=flags)
 
 
 def update(actual: Ruleset, desired: Ruleset) -> str:
@@ -54,7 +54,7 @@ def update(actual: Ruleset, desired: Ruleset) -> str:
     wanted = {each.name for each in desired.counters}
     lines += [f"delete counter inet {table} {each.name}" for each in actual.counters if each.name not in wanted]
     have_counters, have_sets = {each.name for each in actual.counters}, {each.name for each in actual.sets}
-    added = render_parts(
+    added = text.render_parts(
         table,
         tuple(each for each in desired.counters if each.name not in have_counters),
         tuple(each for each in desired.sets if each.name not in have_sets or each in changed),

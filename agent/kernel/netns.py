@@ -1,0 +1,217 @@
+"""Network namespaces: finding, identifying and entering them.
+
+A namespace is known by device and inode of its nsfs file (namespaces(7)); a name or a path can come to mean another one
+at any time, so the identity is checked again before every use. Only worker threads enter a namespace: the namespace
+belongs to the thread (setns(2)), and the main thread stays where the process was started.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
+
+NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
+_FIRST_PROCESS = Path("/proc/1/ns/net")
+# The main thread never enters another namespace, so its own is the one in which Weir was started.
+_STARTED_IN = Path(f"/proc/self/task/{os.getpid()}/ns/net")
+HOST = "host"
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+_NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since 5.14
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Identity:
+    """Device and inode of a namespace's nsfs file. An inode may be used again once its namespace is gone."""
+
+    device: int
+    inode: int
+
+    def __str__(self) -> str:
+        return f"{self.device}:{self.inode}"
+
+
+@dataclass(frozen=True, slots=True)
+class Netns:
+    """Where to find a namespace: ``NAME`` (as in ``ip netns``), a path, ``pid:N``, or ``host``."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text or "\0" in self.text:
+            raise TargetError(f"netns = {self.text!r}: is empty or no path")
+        if self.text.startswith("pid:") and not re.fullmatch(r"pid:[1-9][0-9]{0,9}", self.text, re.ASCII):
+            raise TargetError(f"netns = {self.text!r}: wants a process number, as in pid:4711")
+        if not self.text.startswith(("/", "pid:")) and ("/" in self.text or self.text in (".", "..")):
+            raise TargetError(f"netns = {self.text!r}: a path must begin with /, and a name has no /")
+
+    @property
+    def is_host(self) -> bool:
+        """Whether the node's own namespace is meant, by its name."""
+        return self.text == HOST
+
+    @property
+    def path(self) -> Path:
+        """The nsfs file."""
+        if self.is_host:
+            return node_namespace()
+        if self.text.startswith("/"):
+            return Path(self.text)
+        if self.text.startswith("pid:"):
+            return Path("/proc", self.text.removeprefix("pid:"), "ns/net")
+        return NETNS_DIRECTORY / self.text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def identify(path: Path) -> Identity | None:
+    """Return the identity of what a path holds now, or None where it holds nothing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Identity(found.st_dev, found.st_ino)
+
+
+def node_namespace() -> Path:
+    """Return the nsfs file of the node's own namespace: that of process 1.
+
+    Where the kernel doesn't let this process look at process 1 (which then has privileges that this one lacks), it is
+    the namespace in which Weir was started.
+    """
+    return _FIRST_PROCESS if identify(_FIRST_PROCESS) else _STARTED_IN
+
+
+def node_identity() -> Identity:
+    """Return the identity of the node's own namespace."""
+    found = identify(node_namespace())
+    if found is None:
+        raise PermissionMissing(
+            statement=f"stat {_FIRST_PROCESS}",
+            said="the node's namespace can't be told from others",
+            hint="run as root, with /proc mounted",
+        )
+    return found
+
+
+class OpenNetns:
+    """An open namespace: its descriptor keeps it alive, so it is closed as soon as the namespace is to go."""
+
+    def __init__(self, netns: Netns) -> None:
+        """Open and check a namespace.
+
+        Raises `NamespaceMissing`, `NotANamespace`, `NodeNamespace`, or `PermissionMissing`.
+        """
+        self.netns = netns
+        try:
+            self._descriptor = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+        except OSError as error:
+            raise _open_error(netns, error) from None
+        try:
+            self.identity = self._identify()
+        except BaseException:
+            self.close()
+            raise
+
+    def _identify(self) -> Identity:
+        found = os.fstat(self._descriptor)
+        try:
+            kind = fcntl.ioctl(self._descriptor, _NS_GET_NSTYPE) if stat.S_ISREG(found.st_mode) else 0
+        except OSError:
+            kind = 0
+        if kind != _CLONE_NEWNET:
+            raise NotANamespace(f"netns = {self.netns.text!r}: {self.netns.path} is no network namespace")
+        identity = Identity(found.st_dev, found.st_ino)
+        if not self.netns.is_host and identity == node_identity():
+            raise NodeNamespace(
+                f"netns = {self.netns.text!r}: {self.netns.path} is the node's own namespace",
+                hint='if the node itself is meant, write netns = "host"',
+            )
+        return identity
+
+    def check(self) -> None:
+        """Raise `NamespaceMissing` when the path no longer leads to this namespace."""
+        if self._descriptor < 0 or identify(self.netns.path) != self.identity:
+            raise NamespaceMissing(f"netns = {self.netns.text!r}: {self.netns.path} no longer leads to {self.identity}")
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Be in this namespace, with the calling thread only, until the block ends."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            set_thread_namespace(self._descriptor)
+            try:
+                yield
+            finally:
+                set_thread_namespace(home)
+        finally:
+            os.close(home)
+
+    def cookie(self) -> int:
+        """Return the kernel's number for this namespace, unique until the next boot; 0 before Linux 5.14.
+
+        To be called inside.
+        """
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            try:
+                return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+            except OSError:
+                return 0
+
+    def close(self) -> None:
+        """Let go of the namespace."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def set_thread_namespace(descriptor: int) -> None:
+    """Move the calling thread into the network namespace of a descriptor (setns(2))."""
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise PermissionMissing(
+            statement=f"setns({descriptor}, CLONE_NEWNET)",
+            said=os.strerror(code),
+            hint="entering a namespace needs CAP_SYS_ADMIN: run as root",
+        )
+
+
+def _open_error(netns: Netns, error: OSError) -> Exception:
+    where = f"netns = {netns.text!r}: {netns.path}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionMissing(statement=f"open {netns.path}", said=str(error.strerror), hint="run as root")
+    if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
+        return NamespaceMissing(f"{where} does not exist", hint="`ip netns` lists the namespaces that have a name")
+    return NotANamespace(f"{where} can't be opened: {error.strerror}")
+
+
+def named() -> tuple[Netns, ...]:
+    """Return the namespaces that have a name, as ``ip netns`` lists them."""
+    try:
+        names = sorted(os.listdir(NETNS_DIRECTORY))
+    except OSError:
+        return ()
+    return tuple(Netns(name) for name in names)
+
+
+def everywhere() -> dict[Identity, Netns]:
+    """Return every namespace on the machine, but for the node's own: those with a name, and those of a process."""
+    found: dict[Identity, Netns] = {}
+    node = node_identity()
+    processes = (Netns(f"pid:{name}") for name in os.listdir("/proc") if name.isdigit())
+    for netns in (*named(), *processes):
+        identity = identify(netns.path)
+        if identity is not None and identity != node:
+            found.setdefault(identity, netns)
+    return found

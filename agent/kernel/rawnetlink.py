@@ -1,0 +1,213 @@
+"""One raw netlink socket: requests, dumps and attributes as bytes, for the questions that Weir asks often.
+
+Sources: netlink(7), net/netlink/af_netlink.c, Documentation/userspace-api/netlink/intro.rst. The bytes are packed with
+``struct`` because pyroute2's sockets start an event loop each and decode every attribute into dictionaries: opening one
+and dumping ten sockets or flows takes it tens of times longer (measured: sockets.py, conntrack/table.py).
+"""
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from agent.errors import FeatureMissing, KernelError, PermissionMissing
+
+NETLINK_SOCK_DIAG = 4
+NETLINK_NETFILTER = 12
+
+NLM_F_REQUEST = 0x001
+NLM_F_ACK = 0x004
+NLM_F_DUMP_INTR = 0x010
+NLM_F_CAPPED = 0x100
+NLM_F_ACK_TLVS = 0x200
+NLM_F_EXCL = 0x200
+NLM_F_DUMP = 0x300
+NLM_F_CREATE = 0x400
+
+_SOL_NETLINK = 270
+_NETLINK_CAP_ACK = 10
+_NETLINK_EXT_ACK = 11
+_NLMSG_ERROR = 2
+_NLMSG_DONE = 3
+_NLMSGERR_ATTR_MSG = 1
+_TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are the two top bits of an attribute's type
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
+_PATIENCE = struct.pack("@ll", 5, 0)  # seconds; the kernel answers within the call to send, so this only ends a bug
+_ATTEMPTS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the kernel answered: the bodies of its messages (after nlmsghdr), its errno (0: done) and its words."""
+
+    messages: tuple[bytes, ...]
+    errno: int
+    said: str
+
+    def expect(self, statement: str) -> tuple[bytes, ...]:
+        """The messages, or `KernelError` naming ``statement`` when the kernel refused (EPERM: `PermissionMissing`)."""
+        if self.errno == errno.EPERM:
+            raise PermissionMissing(statement=statement, said=self.said)
+        if self.errno:
+            raise KernelError(statement=statement, said=self.said)
+        return self.messages
+
+
+class RawNetlink:
+    """A netlink socket in the network namespace of the thread that makes it; used by one thread at a time.
+
+    It pins its namespace until `close`. ``feature`` and ``option`` (a kernel CONFIG_ name) say what is missing when the
+    kernel doesn't know the protocol: `FeatureMissing`.
+    """
+
+    def __init__(self, protocol: int, *, feature: str, option: str) -> None:
+        statement = f"socket(AF_NETLINK, SOCK_RAW, {protocol})"
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+        except OSError as error:
+            if error.errno == errno.EPROTONOSUPPORT:
+                raise FeatureMissing(statement=statement, said=str(error), feature=feature, option=option) from error
+            raise KernelError(statement=statement, said=str(error)) from error
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        self._buffer = bytearray(_BUFFER)
+        self._sequence = count(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket; twice is once."""
+        self._socket.close()
+
+    def ask(self, kind: int, body: bytes, *, statement: str, flags: int = 0) -> Answer:
+        """Send one request and wait for its acknowledgement.
+
+        ``kind`` is nlmsg_type, ``body`` what follows nlmsghdr, ``statement`` what to name in an error. A refusal is in
+        the answer; `KernelError` is raised when no answer came (ENOBUFS: it may have been carried out all the same).
+        """
+        sequence = self._send(kind, flags | NLM_F_ACK, body, statement)
+        messages: list[bytes] = []
+        while True:
+            for message_kind, message_flags, body_ in self._receive(sequence, statement):
+                if message_kind == _NLMSG_ERROR:
+                    code = -_signed(body_)
+                    return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
+                messages.append(body_)
+
+    def dump(self, kind: int, body: bytes, *, statement: str) -> Answer:
+        """Send one dump request and gather its messages, again from the start while the kernel says it is torn.
+
+        The kernel flags a dump with NLM_F_DUMP_INTR when what it walks changed in a way that may lose entries, and says
+        ENOBUFS when a message was lost. `KernelError` after eight torn attempts.
+        """
+        for _ in range(_ATTEMPTS):
+            answer = self._dump(kind, body, statement)
+            if answer is not None:
+                return answer
+        raise KernelError(statement=statement, said=f"the dump was interrupted {_ATTEMPTS} times in a row")
+
+    def _dump(self, kind: int, body: bytes, statement: str) -> Answer | None:
+        sequence = self._send(kind, NLM_F_DUMP, body, statement)
+        messages: list[bytes] = []
+        whole = True
+        while True:
+            try:
+                for message_kind, message_flags, body_ in self._receive(sequence, statement):
+                    whole = whole and not message_flags & NLM_F_DUMP_INTR
+                    if message_kind in (_NLMSG_ERROR, _NLMSG_DONE):
+                        # Both begin with an errno: a dump that fails half-way reports it in NLMSG_DONE.
+                        code = -_signed(body_)
+                        if code == errno.EINTR or not whole:
+                            return None
+                        return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
+                    messages.append(body_)
+            except _MessageLostError:
+                whole = False  # the dump goes on; a new one would be EBUSY until this one is read to its end
+
+    def _send(self, kind: int, flags: int, body: bytes, statement: str) -> int:
+        sequence = next(self._sequence)
+        header = _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
+        try:
+            self._socket.send(header + body)
+        except OSError as error:
+            raise KernelError(statement=statement, said=str(error)) from error
+        return sequence
+
+    def _receive(self, sequence: int, statement: str) -> Iterator[tuple[int, int, bytes]]:
+        """Type, flags and body of every message of one datagram that answers ``sequence``."""
+        try:
+            size, _, flags, _ = self._socket.recvmsg_into([self._buffer])
+        except OSError as error:
+            if error.errno == errno.ENOBUFS:
+                raise _MessageLostError(statement=statement, said=str(error)) from error
+            said = "no answer within 5 seconds" if error.errno == errno.EAGAIN else str(error)
+            raise KernelError(statement=statement, said=said) from error
+        if flags & socket.MSG_TRUNC:
+            raise KernelError(statement=statement, said=f"an answer of more than {_BUFFER} bytes")
+        view = memoryview(self._buffer)
+        at = 0
+        while at + _HEADER.size <= size:
+            length, kind, message_flags, answered, _ = _HEADER.unpack_from(view, at)
+            if answered == sequence:
+                yield kind, message_flags, bytes(view[at + _HEADER.size : at + length])
+            at += (length + 3) & ~3
+
+
+class _MessageLostError(KernelError):
+    """The receive buffer overflowed (ENOBUFS); the socket itself goes on working."""
+
+
+def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
+    """The netlink attributes of ``data`` from ``start`` on, by type; of one that repeats, the last."""
+    found = {}
+    end = len(data)
+    while start + 4 <= end:
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        if length < 4:
+            break
+        found[kind & _TYPE_MASK] = data[start + 4 : start + length]
+        start += (length + 3) & ~3
+    return found
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """One attribute, padded to four bytes."""
+    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
+
+
+def nested(kind: int, *inner: bytes) -> bytes:
+    """An attribute that holds attributes: NLA_F_NESTED is demanded by strict parsers since 5.2."""
+    return attribute(kind | 0x8000, b"".join(inner))
+
+
+def _signed(body: bytes) -> int:
+    return int.from_bytes(body[:4], sys.byteorder, signed=True)
+
+
+def _said(code: int, body: bytes, flags: int) -> str:
+    """The kernel's words: errno's text and, where the kernel gave one, its own message (NLMSGERR_ATTR_MSG)."""
+    if not code:
+        return ""
+    said = f"{errno.errorcode.get(code, code)} ({os.strerror(code)})"
+    if flags & NLM_F_ACK_TLVS:
+        # NLMSG_ERROR repeats the request's header after errno (and no more of it: NETLINK_CAP_ACK); NLMSG_DONE doesn't.
+        words = attributes(body, 4 + _HEADER.size if flags & NLM_F_CAPPED else 4).get(_NLMSGERR_ATTR_MSG)
+        if words:
+            said += ": " + words.rstrip(b"\0").decode(errors="replace")
+    return said

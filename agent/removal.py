@@ -1,0 +1,55 @@
+"""Releasing a namespace: at once with an error to those who are captured, or when their streams have ended.
+
+Taking the rules away under a captured stream would leave both ends hanging without a word. So new connections go direct
+first; what captured streams need stays until they have ended or their time is over; then their sockets are destroyed,
+which both ends see as an error; then nothing is left.
+"""
+
+import socket
+from dataclasses import dataclass
+
+from agent import streams
+from agent.kernel import routing
+from agent.kernel.conntrack import Conntrack, Flow
+from agent.kernel.handle import Handle
+from agent.kernel.sockets import SocketDiag
+from rulesets import pod
+from rulesets.capture import Capture
+from rulesets.diff import diff
+from rulesets.model import Ruleset
+from rulesets.pod import Stage
+from rulesets.routing import NO_ROUTING, RoutingPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """How far a release has come: the streams that still hold it up, and how many were ended by force."""
+
+    draining: tuple[Flow, ...] = ()
+    ended: int = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left in the namespace."""
+        return not self.draining
+
+
+def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str, *, patient: bool) -> Release:
+    """Take one step towards an empty namespace; call again until it is done.
+
+    `patient` leaves captured streams alone; otherwise they are ended now. Every step can be repeated after a kill.
+    """
+    with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
+        ended = 0
+        if actual is not None:
+            draining = pod.build(capture, stage=Stage.DRAINING, table=table)
+            handle.apply(diff(actual, draining))
+            streams.forget_dns(conntrack)
+            left = streams.captured(conntrack.flows(socket.IPPROTO_TCP), capture)
+            if left and patient:
+                return Release(draining=left)
+            ended = streams.end(left, diag, conntrack)
+            streams.forget_kept(diag, conntrack, capture)
+            handle.apply(diff(draining, None))
+        routing.apply(RoutingPlan(actual=routing.read(), desired=NO_ROUTING))
+        return Release(ended=ended)

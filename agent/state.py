@@ -1,0 +1,109 @@
+"""What must survive a killed daemon or command: deadlines, and what `remove` needs to know of a namespace.
+
+One small JSON file for each namespace in the run directory, written whole by rename. A file counts only for the very
+namespace that it was written for: device, inode and the kernel's cookie must fit, since inodes are used again.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from agent.errors import Busy, PermissionMissing
+from agent.kernel.netns import Identity
+
+RUN_DIRECTORY = Path("/run/weir")
+
+
+def run_directory() -> Path:
+    """Return the directory for run-time files: ``WEIR_RUN_DIR``, or /run/weir."""
+    return Path(os.environ.get("WEIR_RUN_DIR") or RUN_DIRECTORY)
+
+
+def now() -> float:
+    """Return seconds since boot, sleep included: the clock of every deadline here. It doesn't jump."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What is known of one namespace. Deadlines are in seconds since boot; None is no deadline.
+
+    `ports` are the proxy's, by setting: what a removal must look for. `kept` streams stay outside, `kept_deadline` is
+    the setting in seconds that `kept_until` was made from.
+    """
+
+    name: str
+    netns: str
+    cookie: int
+    ports: dict[str, int]
+    kept: int = 0
+    kept_deadline: float | None = None
+    kept_until: float | None = None
+    drain_until: float | None = None
+
+
+class Records:
+    """The records of one run directory."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self._directory = directory or run_directory()
+
+    def read(self, identity: Identity, cookie: int) -> Record | None:
+        """Return what is known of a namespace; None where nothing is, or it was of another with the same inode."""
+        try:
+            record = Record(**json.loads(self._path(identity).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return record if record.cookie == cookie else None
+
+    def write(self, identity: Identity, record: Record) -> None:
+        """Keep a record, replacing the one before."""
+        path = self._path(identity)
+        with _explained(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            draft = path.with_suffix(f".{os.getpid()}.tmp")
+            draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
+            draft.replace(path)
+
+    def forget(self, identity: Identity) -> None:
+        """Drop what is known of a namespace."""
+        with contextlib.suppress(OSError):
+            self._path(identity).unlink()
+
+    @contextmanager
+    def held(self, identity: Identity) -> Iterator[None]:
+        """Hold a namespace against every other Weir. Raises `Busy` at once when one holds it."""
+        path = self._directory / "locks" / f"{identity.device}-{identity.inode}"
+        with _explained(path):
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(
+                    f"another Weir is at work in namespace {identity}",
+                    hint="wait until it has finished; `weir status` asks a running daemon",
+                ) from None
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _path(self, identity: Identity) -> Path:
+        return self._directory / "namespaces" / f"{identity.device}-{identity.inode}.json"
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PermissionMissing(
+            statement=f"write {path}", said=error.strerror or str(error), hint="run as root, or set WEIR_RUN_DIR"
+        ) from None

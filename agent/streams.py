@@ -1,0 +1,229 @@
+"""The streams of a namespace: which are captured, which were open before and stay outside, and how to end them.
+
+Sockets come from sock_diag and flows from conntrack; one stream is a socket and the flow with its addresses and ports.
+Functions act in the calling thread's namespace.
+"""
+
+import socket
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import psutil
+
+from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
+from agent.kernel.sockets import SocketDiag, TcpSocket, TcpState
+from rulesets.capture import Capture
+from rulesets.model import Ruleset
+from rulesets.packet import Packet, walk
+from rulesets.vocabulary import Address, Hook, Protocol
+
+# How long an entry that we make waits for the stream's next segment, which then starts the kernel's own time-out: that
+# one's default, in seconds (nf_conntrack_proto_tcp.c, TCP_CONNTRACK_ESTABLISHED).
+ENTRY_TIMEOUT = 5 * 24 * 3600
+# A flow in one of these is over, but for late segments (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
+_OVER = ("TIME_WAIT", "CLOSE", "LAST_ACK")
+_DNS = 53
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    """One TCP stream as its owner sees it: from the side that opened it to the side that was meant."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+
+    def __str__(self) -> str:
+        return f"{_endpoint(self.source, self.source_port)} to {_endpoint(self.destination, self.destination_port)}"
+
+
+def _endpoint(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def stream_of(flow: Flow) -> Stream:
+    """Return the stream that a flow carries."""
+    original = flow.original
+    return Stream(
+        source=original.source,
+        source_port=original.source_port,
+        destination=original.destination,
+        destination_port=original.destination_port,
+    )
+
+
+def captured(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
+    """Return the TCP flows that the proxy carries: translated to one of its ports, or opened in a client's name."""
+    ports = set(capture.proxy_ports.values())
+    return tuple(
+        flow
+        for flow in flows
+        if flow.original.protocol == socket.IPPROTO_TCP
+        and flow.tcp_state not in _OVER
+        and ((flow.reply.source_port in ports and _translated(flow)) or capture.connection_mark.matches(flow.mark))
+    )
+
+
+def _translated(flow: Flow) -> bool:
+    return flow.reply.reversed() != flow.original
+
+
+def open_sockets(diag: SocketDiag) -> tuple[TcpSocket, ...]:
+    """Return the open TCP sockets that talk to another machine."""
+    local = _local_addresses()
+    return tuple(
+        each
+        for each in diag.tcp_sockets()
+        if each.remote not in local and not each.remote.is_loopback and not each.remote.is_unspecified
+    )
+
+
+def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
+    """Make connection tracking know every open stream, so that rules without a SYN match leave it alone.
+
+    Those that `rules` would capture if they began now get the mark of kept streams. Only for a namespace whose streams
+    are direct: a captured stream without an entry would be sent out in plain by the one it gets here.
+    """
+    where = _Place(diag)
+    for each in open_sockets(diag):
+        mark = capture.kept_mark.value if where.would_be_captured(each, rules) else 0
+        # Where its next segment has made an entry already, by the rules with the SYN match, that one is direct.
+        conntrack.create_established(where.original(each), mark=mark, timeout=ENTRY_TIMEOUT)
+    mark_kept(diag, conntrack, capture, rules)
+
+
+def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
+    """Give direct flows the mark of kept streams where `rules` would capture them if they began now."""
+    where = _Place(diag)
+    for each, flow in _direct(diag, conntrack, capture):
+        if not capture.kept_mark.matches(flow.mark) and where.would_be_captured(each, rules):
+            conntrack.update_mark(flow, capture.kept_mark.value, capture.kept_mark.mask)
+
+
+def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[tuple[TcpSocket, Flow], ...]:
+    """Return the streams that were open before enrolment and stay outside."""
+    direct = _direct(diag, conntrack, capture)
+    return tuple((each, flow) for each, flow in direct if capture.kept_mark.matches(flow.mark))
+
+
+def _direct(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
+    """Yield the open sockets whose streams are known to connection tracking and not captured, each with its flow.
+
+    One look-up a socket: a dump would walk a hash table that all namespaces share, 11 ms however few the entries.
+    """
+    if not conntrack.count():
+        return
+    for each in open_sockets(diag):
+        flow = conntrack.find(_outgoing(each))
+        if flow is not None and not _translated(flow) and not capture.connection_mark.matches(flow.mark):
+            yield each, flow
+
+
+def end_uncaptured(diag: SocketDiag, conntrack: Conntrack, rules: Ruleset) -> int:
+    """Destroy the open sockets that the rules would capture and that are not captured; return how many."""
+    where = _Place(diag)
+    ended = 0
+    for each in open_sockets(diag):
+        flow = conntrack.find(_outgoing(each))
+        if where.would_be_captured(each, rules) and not (flow and _translated(flow)):
+            ended += diag.destroy(each)
+            if flow:
+                conntrack.delete(flow)
+    return ended
+
+
+def end_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> int:
+    """Destroy the sockets of the streams that stay outside; return how many."""
+    return sum(diag.destroy(each) for each, _ in kept(diag, conntrack, capture))
+
+
+def end(flows: Iterable[Flow], diag: SocketDiag, conntrack: Conntrack) -> int:
+    """Destroy every socket at this end of the flows, so that their owners and peers see an error; return how many.
+
+    A destroyed socket sends a reset, which must still be translated: the flow is forgotten after it.
+    """
+    wanted = {each: flow for flow in flows for one in (flow.original, flow.reply) for each in (one, one.reversed())}
+    sockets = [each for each in diag.tcp_sockets() if _outgoing(each) in wanted]
+    ended = sum(diag.destroy(each) for each in sockets)
+    for flow in set(wanted.values()):
+        conntrack.delete(flow)
+    return ended
+
+
+def forget_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> None:
+    """Take the mark of kept streams off again; the streams go on."""
+    for _, flow in kept(diag, conntrack, capture):
+        conntrack.update_mark(flow, 0, capture.kept_mark.mask)
+
+
+def forget_dns(conntrack: Conntrack) -> None:
+    """Drop the entries of DNS over UDP, but for the proxy's own: a client with a fixed port would go on as before."""
+    for flow in conntrack.flows(socket.IPPROTO_UDP):
+        if flow.original.destination_port == _DNS and not flow.zone:
+            conntrack.delete(flow)
+
+
+def _outgoing(each: TcpSocket) -> FlowTuple:
+    """Return the tuple of what the socket sends."""
+    return FlowTuple(
+        source=each.local,
+        destination=each.remote,
+        protocol=socket.IPPROTO_TCP,
+        source_port=each.local_port,
+        destination_port=each.remote_port,
+    )
+
+
+def _addresses() -> dict[Address, str]:
+    """Return the namespace's addresses, each with its interface."""
+    return {
+        ip_address(each.address.partition("%")[0]): name
+        for name, addresses in psutil.net_if_addrs().items()
+        for each in addresses
+        if each.family in (socket.AF_INET, socket.AF_INET6)
+    }
+
+
+def _local_addresses() -> frozenset[Address]:
+    return frozenset(_addresses())
+
+
+class _Place:
+    """What decides, beside a socket, how its stream would fare: interfaces, and the ports that are listened on."""
+
+    def __init__(self, diag: SocketDiag) -> None:
+        self._interfaces = _addresses()
+        self._listening = {each.port for each in diag.listening_ports() if each.protocol == "tcp"}
+
+    def _accepted(self, each: TcpSocket) -> bool:
+        return each.local_port in self._listening or each.state is TcpState.SYN_RECV
+
+    def original(self, each: TcpSocket) -> FlowTuple:
+        """Return the tuple of the stream's first packet: inwards where its local port is listened on."""
+        outgoing = _outgoing(each)
+        return outgoing.reversed() if self._accepted(each) else outgoing
+
+    def would_be_captured(self, each: TcpSocket, rules: Ruleset) -> bool:
+        """Tell whether the stream's first packet, sent now, would be taken to the proxy, or refused."""
+        first = self.original(each)
+        inwards = self._accepted(each)
+        interface = self._interfaces.get(each.local, "")
+        verdict = walk(
+            rules,
+            Packet(
+                hook=Hook.PREROUTING if inwards else Hook.OUTPUT,
+                source=first.source,
+                destination=first.destination,
+                protocol=Protocol.TCP,
+                source_port=first.source_port,
+                destination_port=first.destination_port,
+                in_interface=interface if inwards else "",
+                out_interface="" if inwards else interface,
+                mark=0 if inwards else each.mark,
+                user=None if inwards else each.user,
+                interface_address=each.local,
+            ),
+        )
+        return verdict.translated

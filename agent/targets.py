@@ -1,0 +1,103 @@
+"""What is wanted of a namespace, and what came of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rulesets.capture import Capture
+from rulesets.diff import Plan
+from rulesets.host import HOST_TABLE
+from rulesets.pod import POD_TABLE
+from rulesets.routing import RoutingPlan
+
+HOST = "host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Captured:
+    """The namespace's traffic is to be captured."""
+
+    capture: Capture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absent:
+    """Nothing of Weir is to be in the namespace.
+
+    Captured streams may go on for `drain` seconds from the moment that the wish is first carried out; then, or at once
+    where it is 0, their sockets are destroyed, so that both ends see an error.
+    """
+
+    drain: float = 0.0
+
+
+Wish = Captured | Absent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One namespace and the wish for it. `netns` is as written: NAME, a path, ``pid:N``, or ``host``."""
+
+    name: str
+    netns: str
+    wish: Wish
+
+    @property
+    def table(self) -> str:
+        """The name of Weir's table there: another one on the node, so that a wrong namespace can't overwrite it."""
+        return HOST_TABLE if self.netns == HOST else POD_TABLE
+
+
+class State(StrEnum):
+    """How a target stands after a reconcile."""
+
+    UNCHANGED = "unchanged"
+    APPLIED = "applied"
+    REMOVED = "removed"
+    WAITING = "waiting"
+    DRAINING = "draining"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetPlan:
+    """All that would change in a namespace: the table, and the rules and routes beside it. False when nothing would."""
+
+    rules: Plan
+    routing: RoutingPlan
+
+    def __bool__(self) -> bool:
+        return bool(self.rules) or bool(self.routing)
+
+    def describe(self) -> str:
+        """Return the changes as lines; empty when there are none."""
+        return "\n".join(text for text in (self.routing.describe(), self.rules.describe()) if text)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a reconcile came to. `reason` is in words, for every state; `hint` says what to do where there is something.
+
+    `plan` is what was or would be changed. `seconds` is the time that it took. `kept` and `draining` count the streams
+    that are outside although the namespace is captured, or still captured although it is to be released.
+    """
+
+    target: Target
+    state: State
+    reason: str
+    hint: str = ""
+    plan: TargetPlan | None = None
+    seconds: float = 0.0
+    kept: int = 0
+    draining: int = 0
+    again: float | None = None
+
+    @property
+    def captured(self) -> bool:
+        """Whether new connections of the namespace are captured, all that the wish names."""
+        return isinstance(self.target.wish, Captured) and self.state in (State.UNCHANGED, State.APPLIED)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do until something changes."""
+        return self.state in (State.UNCHANGED, State.APPLIED, State.REMOVED, State.DEGRADED)

@@ -1,0 +1,1 @@
+"""The test world: real namespaces, sockets and a small real proxy. Needs root; leaves the machine itself alone."""

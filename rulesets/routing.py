@@ -1,0 +1,106 @@
+"""The policy rules and local routes beside a pod's table, as values.
+
+Replies to connections that the proxy opened in a client's name must come back to it: they carry the connection mark,
+the rule sends the marked to a table of their own, and the one route there delivers everything locally.
+"""
+
+from dataclasses import dataclass
+
+from rulesets.capture import Capture
+from rulesets.vocabulary import Family, Mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyRule:
+    """One ``ip rule``: packets with this mark are routed by this table."""
+
+    family: Family
+    mark: Mark
+    table: int
+    priority: int
+
+    def __str__(self) -> str:
+        ip = "ip" if self.family is Family.IPV4 else "ip -6"
+        return f"{ip} rule: from all fwmark {self.mark} priority {self.priority} lookup {self.table}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalRoute:
+    """One ``ip route``: every address is delivered to this namespace, by `lo`."""
+
+    family: Family
+    table: int
+
+    def __str__(self) -> str:
+        everything = "ip route: local 0.0.0.0/0" if self.family is Family.IPV4 else "ip -6 route: local ::/0"
+        return f"{everything} dev lo table {self.table}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """All of Weir's rules and routes in one namespace, each a set in effect: sorted, without duplicates."""
+
+    rules: tuple[PolicyRule, ...] = ()
+    routes: tuple[LocalRoute, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rules", tuple(sorted(set(self.rules), key=str)))
+        object.__setattr__(self, "routes", tuple(sorted(set(self.routes), key=str)))
+
+
+NO_ROUTING = Routing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingPlan:
+    """From `actual` to `desired`. False when they are equal."""
+
+    actual: Routing
+    desired: Routing
+
+    def __bool__(self) -> bool:
+        return self.actual != self.desired
+
+    @property
+    def added(self) -> Routing:
+        """What is missing."""
+        return _without(self.desired, self.actual)
+
+    @property
+    def removed(self) -> Routing:
+        """What is too much."""
+        return _without(self.actual, self.desired)
+
+    def describe(self) -> str:
+        """Return the differences, a line each; empty when there are none."""
+        removed = [f"  - {each}" for each in (*self.removed.rules, *self.removed.routes)]
+        added = [f"  + {each}" for each in (*self.added.rules, *self.added.routes)]
+        return "\n".join(["rules and routes", *removed, *added]) if self else ""
+
+
+def build(capture: Capture, families: tuple[Family, ...]) -> Routing:
+    """Return the rules and routes of a capture in a namespace that has these families; none where only outbound is
+    captured, since then the proxy opens no connection in another's name.
+    """
+    if not capture.inbound:
+        return NO_ROUTING
+    used = tuple(family for family in families if family in capture.captured_families)
+    return Routing(
+        rules=tuple(
+            PolicyRule(
+                family=family,
+                mark=capture.connection_mark,
+                table=capture.route_table,
+                priority=capture.rule_priority,
+            )
+            for family in used
+        ),
+        routes=tuple(LocalRoute(family=family, table=capture.route_table) for family in used),
+    )
+
+
+def _without(these: Routing, those: Routing) -> Routing:
+    return Routing(
+        rules=tuple(each for each in these.rules if each not in those.rules),
+        routes=tuple(each for each in these.routes if each not in those.routes),
+    )

@@ -1,0 +1,154 @@
+"""What a rule may ask of a packet.
+
+A match that names ports or flags implies its protocol, one that names addresses its family: nft adds the test for it
+when it loads the rule, and leaves it out again when it lists it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rulesets.vocabulary.values import Family, Foreign, Mark, ModelError, Network, PortRange, Protocol, TcpFlag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfFamily:
+    """The packet is of this family (``meta nfproto``)."""
+
+    family: Family
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proto:
+    """The packet's transport protocol (``meta l4proto``)."""
+
+    protocol: Protocol
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Src:
+    """The source address lies in a network."""
+
+    network: Network
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dst:
+    """The destination address lies in a network."""
+
+    network: Network
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SrcPort:
+    """The source port lies in a range."""
+
+    protocol: Protocol
+    ports: PortRange
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DstPort:
+    """The destination port lies in a range."""
+
+    protocol: Protocol
+    ports: PortRange
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InIface:
+    """The packet came in by this interface; a trailing ``*`` matches any ending."""
+
+    name: str
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutIface:
+    """The packet leaves by this interface; a trailing ``*`` matches any ending."""
+
+    name: str
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacketMark:
+    """The packet carries this mark."""
+
+    mark: Mark
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnMark:
+    """The packet's connection carries this mark."""
+
+    mark: Mark
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SocketUser:
+    """The packet was sent by a local socket of this numeric user (``meta skuid``)."""
+
+    user: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSocket:
+    """The packet was sent by a local socket, whoever owns it: ``meta skuid >= 0`` fails where there is no socket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalAddress:
+    """The destination is an address of this namespace (``fib daddr type local``)."""
+
+    negate: bool = False
+
+
+class SetField(StrEnum):
+    """The header fields that a set may be looked up with, as nft writes them."""
+
+    SRC_V4 = "ip saddr"
+    SRC_V6 = "ip6 saddr"
+    DST_V4 = "ip daddr"
+    DST_V6 = "ip6 daddr"
+    TCP_DST_PORT = "tcp dport"
+    DST_V4_TCP_DST_PORT = "ip daddr . tcp dport"
+    DST_V6_TCP_DST_PORT = "ip6 daddr . tcp dport"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InSet:
+    """A header field is an element of a named set."""
+
+    field: SetField
+    name: str
+    negate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpFlags:
+    """Among these TCP flags exactly those are set (``tcp flags & (among) == set``), each in the header's order."""
+
+    among: tuple[TcpFlag, ...]
+    set: tuple[TcpFlag, ...]
+    negate: bool = False
+
+    def __post_init__(self) -> None:
+        order = list(TcpFlag)
+        for flags in (self.among, self.set):
+            if tuple(sorted(set(flags), key=order.index)) != flags:
+                raise ModelError(f"TCP flags {flags} are not unique and in the header's order")
+        if not self.set or not set(self.set) <= set(self.among):
+            raise ModelError(f"TCP flags {self.set} are none, or not among {self.among}")
+
+
+Match = (
+    OfFamily | Proto | Src | Dst | SrcPort | DstPort | InIface | OutIface | PacketMark | ConnMark
+    | SocketUser | LocalSocket | LocalAddress | InSet | TcpFlags | Foreign
+)  # fmt: skip

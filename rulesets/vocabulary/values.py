@@ -1,0 +1,144 @@
+"""What matches and actions are made of: families, protocols, places, marks, port ranges, and what is foreign."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+FULL_MASK = 0xFFFFFFFF
+
+
+class ModelError(ValueError):
+    """A value that nft or the kernel would refuse; the text says which and why."""
+
+
+class Family(StrEnum):
+    """The network layer, by the name that ``meta nfproto`` uses."""
+
+    IPV4 = "ipv4"
+    IPV6 = "ipv6"
+
+
+BOTH = (Family.IPV4, Family.IPV6)
+
+
+class Protocol(StrEnum):
+    """The transport layer, by the name that ``meta l4proto`` uses."""
+
+    TCP = "tcp"
+    UDP = "udp"
+    ICMP = "icmp"
+    ICMPV6 = "ipv6-icmp"
+
+
+class Hook(StrEnum):
+    """Where in the network stack a base chain stands (include/uapi/linux/netfilter.h, NF_INET_*)."""
+
+    PREROUTING = "prerouting"
+    INPUT = "input"
+    FORWARD = "forward"
+    OUTPUT = "output"
+    POSTROUTING = "postrouting"
+
+
+class ChainType(StrEnum):
+    """nft's chain types: ``route`` looks the route up again when the mark changed, ``nat`` sees first packets only."""
+
+    FILTER = "filter"
+    ROUTE = "route"
+    NAT = "nat"
+
+
+class Policy(StrEnum):
+    """What happens to a packet that leaves a base chain at its end."""
+
+    ACCEPT = "accept"
+    DROP = "drop"
+
+
+class TcpFlag(StrEnum):
+    """TCP header flags, lowest bit first (RFC 9293, section 3.1)."""
+
+    FIN = "fin"
+    SYN = "syn"
+    RST = "rst"
+    PSH = "psh"
+    ACK = "ack"
+    URG = "urg"
+    ECN = "ecn"
+    CWR = "cwr"
+
+
+class RejectWith(StrEnum):
+    """The answer to a refused packet: a TCP reset, or ICMP port unreachable of the packet's family."""
+
+    TCP_RESET = "tcp reset"
+    PORT_UNREACHABLE = "icmpx port-unreachable"
+
+
+def family_of(value: Address | Network) -> Family:
+    """Return the family of an address or network."""
+    return Family.IPV4 if value.version == 4 else Family.IPV6
+
+
+def host_network(address: Address) -> Network:
+    """Return the network that holds just this address."""
+    return IPv4Network(address) if isinstance(address, IPv4Address) else IPv6Network(address)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """Bits of a 32-bit packet or connection mark: tested as ``mark & mask == value``, set without touching the rest."""
+
+    value: int
+    mask: int = FULL_MASK
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mask <= FULL_MASK:
+            raise ModelError(f"mask {self.mask:#x} is not one of 0x1 to 0xffffffff")
+        if self.value & ~self.mask:
+            raise ModelError(f"value {self.value:#x} has bits outside its mask {self.mask:#x}")
+
+    def __str__(self) -> str:
+        return f"{self.value:#x}" if self.mask == FULL_MASK else f"{self.value:#x}/{self.mask:#x}"
+
+    def matches(self, mark: int) -> bool:
+        """Tell whether a 32-bit mark carries this value."""
+        return mark & self.mask == self.value
+
+    def put_on(self, mark: int) -> int:
+        """Return the 32-bit mark with this value set and every bit outside the mask as it was."""
+        return (mark & ~self.mask & FULL_MASK) | self.value
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PortRange:
+    """Ports from `first` to `last`, both included."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first <= self.last <= 65535:
+            raise ModelError(f"ports {self.first}-{self.last} are not a rising range within 0 to 65535")
+
+    def __str__(self) -> str:
+        return str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+
+    def __contains__(self, port: int) -> bool:
+        return self.first <= port <= self.last
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Foreign:
+    """Something that Weir never writes, as the listing showed it (JSON text). Equal to nothing, itself included."""
+
+    verbatim: str = field(compare=False)
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __hash__(self) -> int:
+        return hash(self.verbatim)

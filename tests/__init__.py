@@ -1,0 +1,1 @@
+"""Tests without root or a network: seconds."""
