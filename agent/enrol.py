@@ -6,6 +6,8 @@ conntrack entry would go on in plain. So: first the rules with the SYN match, wh
 every open stream; then the rules without it.
 """
 
+import socket
+
 from agent import streams
 from agent.errors import NotAsWritten
 from agent.kernel.conntrack import Conntrack
@@ -14,8 +16,10 @@ from agent.kernel.sockets import SocketDiag
 from rulesets import pod
 from rulesets.capture import Capture, Established
 from rulesets.diff import diff
-from rulesets.model import Ruleset
+from rulesets.model import Rule, Ruleset
 from rulesets.pod import Stage
+from rulesets.pod.recalled import recall
+from rulesets.vocabulary import Family, family_of
 
 
 def enrol(handle: Handle, capture: Capture, actual: Ruleset | None, desired: Ruleset) -> int:
@@ -24,23 +28,45 @@ def enrol(handle: Handle, capture: Capture, actual: Ruleset | None, desired: Rul
     Raises `KernelError`; then the rules are those from before, or those of the transition, which the next attempt
     takes up.
     """
-    table = desired.table
-    keep = capture.established is Established.KEEP
+    before = actual
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
-        if keep and not is_steady(actual) and streams.open_sockets(diag):
-            transition = pod.build(capture, stage=Stage.TRANSITION, table=table)
+        if not is_steady(actual) and not streams.quiet(diag, capture):
+            transition = pod.build(capture, stage=Stage.TRANSITION, table=desired.table)
             handle.apply(diff(actual, transition))
-            streams.keep_open_streams(diag, conntrack, capture, desired)
+            if capture.established is Established.KEEP:
+                streams.keep_open_streams(diag, conntrack, capture, desired)
+            else:
+                # While segments of theirs still go the direct way, so that the reset reaches the peer.
+                streams.end_uncaptured(diag, conntrack, capture, desired)
             actual = transition
         handle.apply(diff(actual, desired))
-        if not is_steady(actual) and not keep:
-            streams.end_uncaptured(diag, conntrack, desired)
-        elif keep:
-            # Streams that only the changed rules would take.
-            streams.mark_kept(diag, conntrack, capture, desired)
-        if captures_dns(actual) != captures_dns(desired):
-            streams.forget_dns(conntrack)
-        return len(streams.kept(diag, conntrack, capture))
+        return settle(diag, conntrack, capture, before, desired)
+
+
+def settle(diag: SocketDiag, conntrack: Conntrack, capture: Capture, before: Ruleset | None, desired: Ruleset) -> int:
+    """See to the flows that the rules from before have left; return how many streams stay outside.
+
+    With None for `before`, whatever those may have been. It can be repeated.
+    """
+    if capture.established is Established.KEEP:
+        streams.mark_kept(diag, conntrack, capture, desired)
+    else:
+        streams.end_uncaptured(diag, conntrack, capture, desired)
+    if dns_rules(before) != dns_rules(desired):
+        streams.forget_dns(conntrack, conntrack.flows(socket.IPPROTO_UDP))
+    if before is not None:
+        _end_lost(diag, conntrack, recall(before, {}), capture)
+    return len(streams.kept(diag, conntrack, capture))
+
+
+def _end_lost(diag: SocketDiag, conntrack: Conntrack, before: Capture, after: Capture) -> None:
+    """End the streams that came in and have lost their way back to the proxy: without an error they would hang."""
+    marked_alike = after.inbound and before.connection_mark == after.connection_mark
+    found = [family for family in Family if marked_alike and family in after.captured_families]
+    if before.inbound and len(found) < len(Family):
+        inwards = streams.captured_inwards(conntrack.flows(socket.IPPROTO_TCP), before)
+        lost = (flow for flow in inwards if family_of(flow.original.source) not in found)
+        streams.end(lost, diag, conntrack)
 
 
 def is_steady(ruleset: Ruleset | None) -> bool:
@@ -49,9 +75,9 @@ def is_steady(ruleset: Ruleset | None) -> bool:
     return any(slug.endswith("-redirect") for slug in slugs) and not any(slug.endswith("-not-new") for slug in slugs)
 
 
-def captures_dns(ruleset: Ruleset | None) -> bool:
-    """Tell whether rules redirect DNS queries."""
-    return ruleset is not None and any(rule.slug == "outbound-dns-udp" for rule in ruleset.rules())
+def dns_rules(ruleset: Ruleset | None) -> tuple[Rule, ...]:
+    """Return the rules that say what becomes of DNS queries over UDP."""
+    return tuple(rule for rule in ruleset.rules() if rule.slug.startswith("outbound-dns-")) if ruleset else ()
 
 
 def verify(handle: Handle, desired: Ruleset) -> None:

@@ -10,9 +10,10 @@ from agent.kernel.ipv6 import Ipv6
 from agent.kernel.sockets import Listener, SocketDiag
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
-from rulesets.routing import Routing
+from rulesets.routing import NO_ROUTING, Routing
 from rulesets.vocabulary import Family
 
+_LOOPBACK_INDEX = 1  # lo is the first interface of every namespace (net/core/dev.c)
 _LOOPBACK = {Family.IPV4: ip_address("127.0.0.1"), Family.IPV6: ip_address("::1")}
 
 
@@ -58,6 +59,14 @@ def observe(handle: Handle, table: str) -> Observed:
     return Observed(ruleset=handle.read(table), routing=rules_and_routes, ipv6=state, listeners=listeners)
 
 
+def has_traces(handle: Handle, table: str) -> bool:
+    """Tell whether anything of Weir is in a namespace: its table, a rule or a route."""
+    if handle.read(table) is not None:
+        return True
+    with handle.inside():
+        return routing.read() != NO_ROUTING
+
+
 def unanswered(capture: Capture, listeners: Iterable[Listener], families: tuple[Family, ...]) -> tuple[Unanswered, ...]:
     """Return the ports of the proxy on which nothing listens, for the families that would be redirected there."""
     wanted = [(setting, port, "tcp") for setting, port in capture.proxy_ports.items()]
@@ -83,7 +92,13 @@ def in_words(ports: tuple[Unanswered, ...]) -> str:
 def _answers(listener: Listener, protocol: str, port: int, family: Family, setting: str) -> bool:
     if listener.protocol != protocol or listener.port != port:
         return False
-    if listener.answers(_LOOPBACK[family]):
-        return True
-    # Inbound connections keep the address that the client asked for, so a listener on one address serves that one.
-    return setting == "inbound_port" and listener.address.version == _LOOPBACK[family].version
+    loopback = _LOOPBACK[family]
+    if setting == "inbound_port":
+        # Inbound connections keep the address and the interface that they came by: a listener on one address serves
+        # that one, and a listener on loopback none.
+        return listener.answers(loopback) if listener.address.is_unspecified else _serves(listener, family)
+    return listener.answers(loopback) and listener.interface in (0, _LOOPBACK_INDEX)
+
+
+def _serves(listener: Listener, family: Family) -> bool:
+    return listener.address.version == _LOOPBACK[family].version and not listener.address.is_loopback

@@ -8,23 +8,20 @@ import time
 from dataclasses import replace
 
 from agent import enrol, streams
-from agent.errors import KernelError, TargetError, WeirError
+from agent.comparison import compare
+from agent.errors import KernelError, WeirError
 from agent.kernel import routing
 from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
-from agent.kernel.ipv6 import Ipv6
 from agent.kernel.sockets import SocketDiag
-from agent.observed import Observed, in_words, observe, unanswered
+from agent.observed import Observed, in_words, observe
 from agent.removal import release
 from agent.state import Record, Records, now
 from agent.targets import Absent, Captured, Outcome, State, Target, TargetPlan
 from rulesets import pod
-from rulesets import routing as routes
-from rulesets.capture import Capture, ProxyAbsent, Uncapturable
-from rulesets.diff import diff
+from rulesets.capture import Capture, ProxyAbsent
 from rulesets.pod.recalled import recall
-from rulesets.routing import NO_ROUTING, RoutingPlan
-from rulesets.vocabulary import Family
+from rulesets.routing import Routing, RoutingPlan
 
 # How often draining streams are looked at, in seconds.
 DRAIN_INTERVAL = 1.0
@@ -32,14 +29,7 @@ DRAIN_INTERVAL = 1.0
 
 def plan(target: Target, handle: Handle) -> TargetPlan:
     """Return what a reconcile would change. Writes nothing."""
-    observed = observe(handle, target.table)
-    match target.wish:
-        case Captured(capture=capture):
-            return _plan(target, _capturable(capture, observed), observed)
-        case Absent():
-            return TargetPlan(
-                rules=diff(observed.ruleset, None), routing=RoutingPlan(actual=observed.routing, desired=NO_ROUTING)
-            )
+    return compare(target, observe(handle, target.table)).plan
 
 
 def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
@@ -59,9 +49,8 @@ def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
 
 def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) -> Outcome:
     observed = observe(handle, target.table)
-    capture = _capturable(wanted, observed)
-    change = _plan(target, capture, observed)
-    closed = unanswered(capture, observed.listeners, _redirected(capture, observed))
+    compared = compare(target, observed)
+    capture, change, closed = compared.capture, compared.plan, compared.closed
     if closed and wanted.when_proxy_absent is ProxyAbsent.WAIT and not enrol.is_steady(observed.ruleset):
         return Outcome(
             target=target,
@@ -70,15 +59,21 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
             hint='start the proxy in the namespace, or narrow `families`; when_proxy_absent = "capture" doesn\'t wait',
             plan=change,
         )
-    record = _record(target, wanted, handle, records)
+    known = records.read(handle.netns.identity, handle.cookie)
+    record = _record(target, wanted, handle, known, by_daemon=records.by_daemon)
     if change:
-        records.write(handle.netns.identity, replace(record, drain_until=None))
-        record = replace(record, kept=_write(handle, capture, observed, change), drain_until=None)
+        # First what a removal needs to know, then what it would have to remove.
+        records.write(handle.netns.identity, replace(record, settled=False))
+        record = _with_kept(record, _write(handle, capture, observed, change))
         enrol.verify(handle, pod.build(capture, table=target.table))
-        records.write(handle.netns.identity, record)
+    elif known is None or not known.settled:
+        # Written before, but the flows were perhaps not seen to: whoever wrote was killed.
+        record = _with_kept(record, _settle(capture, handle, target.table))
     else:
-        record = _kept_streams(capture, handle, records, record)
-    troubles = [*_left_out(wanted, capture, observed), *([in_words(closed)] if closed else [])]
+        record = _with_kept(record, _kept_streams(capture, handle, record))
+    if record != known:
+        records.write(handle.netns.identity, record)
+    troubles = [*compared.left_out, *([in_words(closed)] if closed else [])]
     state = State.DEGRADED if troubles else State.APPLIED if change else State.UNCHANGED
     return Outcome(
         target=target,
@@ -95,86 +90,71 @@ def _done(record: Record, *, changed: bool) -> str:
     return ("rules and routes were written and read back equal" if changed else "all is as wanted") + outside
 
 
-def _capturable(capture: Capture, observed: Observed) -> Capture:
-    """Return the capture less the families that can't be redirected in this namespace."""
-    if observed.ipv6 is not Ipv6.OFF_ON_LOOPBACK:
-        return capture
-    left = tuple(each for each in capture.captured_families if each in observed.capturable)
-    if not left:
-        raise TargetError(
-            f"families = {list(capture.captured_families)}: IPv6 is {observed.ipv6}, so nothing can be captured",
-            hint="sysctl -w net.ipv6.conf.lo.disable_ipv6=0 in the namespace",
-        )
-    return replace(capture, families=left)
-
-
-def _redirected(capture: Capture, observed: Observed) -> tuple[Family, ...]:
-    return tuple(each for each in capture.captured_families if each in observed.capturable)
-
-
-def _left_out(wanted: Capture, capture: Capture, observed: Observed) -> list[str]:
-    """Say which families the namespace has and that are not captured, and what becomes of them."""
-    fate = "refused" if capture.uncapturable is Uncapturable.REJECT else "direct, outside the mesh"
-    said = []
-    for family in observed.families:
-        if family not in wanted.captured_families:
-            said.append(f"{family} is not among families: its connections are {fate}")
-        elif family not in capture.captured_families:
-            said.append(f"IPv6 is {observed.ipv6}, so it can't be captured: its connections are {fate}")
-    if not any(each in observed.families for each in capture.captured_families):
-        said.append(f"families names only {', '.join(capture.captured_families)}: IPv6 is {observed.ipv6}")
-    return said
-
-
-def _plan(target: Target, capture: Capture, observed: Observed) -> TargetPlan:
-    return TargetPlan(
-        rules=diff(observed.ruleset, pod.build(capture, table=target.table)),
-        routing=RoutingPlan(actual=observed.routing, desired=routes.build(capture, observed.capturable)),
-    )
-
-
 def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetPlan) -> int:
-    """Write routes, then the table, and return how many streams stay outside; without the table, no new routes."""
+    """Write new routes, the table, then drop old routes; return how many streams stay outside.
+
+    Where the table can't be written, new routes go again.
+    """
+    both = Routing(
+        rules=(*observed.routing.rules, *change.routing.desired.rules),
+        routes=(*observed.routing.routes, *change.routing.desired.routes),
+    )
     with handle.inside():
-        routing.apply(change.routing)
+        routing.apply(RoutingPlan(actual=observed.routing, desired=both))
     try:
-        if not change.rules:
-            with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
-                return len(streams.kept(diag, conntrack, capture))
         desired = pod.build(capture, table=change.rules.table)
-        return enrol.enrol(handle, capture, observed.ruleset, desired)
+        if change.rules:
+            kept = enrol.enrol(handle, capture, observed.ruleset, desired)
+        else:
+            with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
+                kept = len(streams.kept(diag, conntrack, capture))
     except KernelError:
-        with handle.inside():
-            routing.apply(RoutingPlan(actual=routing.read(), desired=observed.routing))
+        # The rules of a transition need their routes, and are taken up by the next attempt.
+        if handle.read(change.rules.table) == observed.ruleset:
+            with handle.inside():
+                routing.apply(RoutingPlan(actual=routing.read(), desired=observed.routing))
         raise
+    with handle.inside():
+        routing.apply(RoutingPlan(actual=both, desired=change.routing.desired))
+    return kept
 
 
-def _record(target: Target, capture: Capture, handle: Handle, records: Records) -> Record:
-    known = records.read(handle.netns.identity, handle.cookie)
-    if known is not None and known.kept_deadline == capture.kept_deadline:
-        return known
+def _settle(capture: Capture, handle: Handle, table: str) -> int:
+    with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
+        return enrol.settle(diag, conntrack, capture, None, pod.build(capture, table=table))
+
+
+def _record(target: Target, capture: Capture, handle: Handle, known: Record | None, *, by_daemon: bool) -> Record:
+    """Return what is to be remembered of a captured namespace: what was known, less a drain that no longer holds."""
+    same = known is not None and known.kept_deadline == capture.kept_deadline
     return Record(
         name=target.name,
         netns=target.netns,
         cookie=handle.cookie,
         ports=capture.proxy_ports,
+        by_daemon=by_daemon,
+        kept=known.kept if known else 0,
         kept_deadline=capture.kept_deadline,
-        kept_until=None if capture.kept_deadline is None else now() + capture.kept_deadline,
+        kept_until=known.kept_until if known and same else None,
     )
 
 
-def _kept_streams(capture: Capture, handle: Handle, records: Records, record: Record) -> Record:
+def _with_kept(record: Record, kept: int) -> Record:
+    """Return the record with the number of streams that stay outside; their time runs from the first one on."""
+    until = record.kept_until if kept else None
+    if kept and until is None and record.kept_deadline is not None:
+        until = now() + record.kept_deadline
+    return replace(record, kept=kept, kept_until=until, settled=True)
+
+
+def _kept_streams(capture: Capture, handle: Handle, record: Record) -> int:
     """Count the streams that stay outside, and end them when their time is over."""
     if not record.kept:
-        return record
+        return 0
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
         if record.kept_until is not None and now() >= record.kept_until:
             streams.end_kept(diag, conntrack, capture)
-        outside = len(streams.kept(diag, conntrack, capture))
-    if outside != record.kept:
-        record = replace(record, kept=outside)
-        records.write(handle.netns.identity, record)
-    return record
+        return len(streams.kept(diag, conntrack, capture))
 
 
 def _release(target: Target, drain: float, handle: Handle, records: Records) -> Outcome:
@@ -186,8 +166,8 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
         return Outcome(target=target, state=State.UNCHANGED, reason="nothing of Weir is there", plan=change)
     capture = recall(change.rules.actual, known.ports if known else {})
     record = known or Record(name=target.name, netns=target.netns, cookie=handle.cookie, ports=capture.proxy_ports)
-    if record.drain_until is None:
-        record = replace(record, drain_until=now() + drain)
+    if record.drain_until is None or record.drain != drain:
+        record = replace(record, drain=drain, drain_until=now() + drain)
         records.write(identity, record)
     remaining = (record.drain_until or 0.0) - now()
     came = release(handle, capture, change.rules.actual, target.table, patient=remaining > 0)

@@ -5,7 +5,6 @@ first; what captured streams need stays until they have ended or their time is o
 which both ends see as an error; then nothing is left.
 """
 
-import socket
 from dataclasses import dataclass
 
 from agent import streams
@@ -44,8 +43,9 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
         if actual is not None:
             draining = pod.build(capture, stage=Stage.DRAINING, table=table)
             handle.apply(diff(actual, draining))
-            streams.forget_dns(conntrack)
-            left = streams.captured(conntrack.flows(socket.IPPROTO_TCP), capture)
+            flows = conntrack.flows()
+            streams.forget_dns(conntrack, flows)
+            left = streams.captured(flows, capture)
             if left and patient:
                 return Release(draining=left)
             ended = streams.end(left, diag, conntrack)

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from agent.errors import Busy, PermissionMissing
-from agent.kernel.netns import Identity
+from agent.kernel.netns import Identity, Netns, identify
 
 RUN_DIRECTORY = Path("/run/weir")
 
@@ -35,41 +36,53 @@ class Record:
     """What is known of one namespace. Deadlines are in seconds since boot; None is no deadline.
 
     `ports` are the proxy's, by setting: what a removal must look for. `kept` streams stay outside, `kept_deadline` is
-    the setting in seconds that `kept_until` was made from.
+    the setting in seconds that `kept_until` was made from. `by_daemon`: what a daemon put there, a later one may take
+    away when nobody wants it any more; what a command put there stays. `drain` is the wish that `drain_until` was made
+    from. Not `settled`: whoever wrote the rules may have been killed before it had seen to the flows from before.
     """
 
     name: str
     netns: str
     cookie: int
     ports: dict[str, int]
+    by_daemon: bool = False
     kept: int = 0
     kept_deadline: float | None = None
     kept_until: float | None = None
+    drain: float | None = None
     drain_until: float | None = None
+    settled: bool = True
 
 
 class Records:
     """The records of one run directory."""
 
-    def __init__(self, directory: Path | None = None) -> None:
-        self._directory = directory or run_directory()
+    def __init__(self, directory: Path | None = None, *, by_daemon: bool = False) -> None:
+        """Keep records in `directory`, by default the run directory; `by_daemon` says who writes them."""
+        self.directory = directory or run_directory()
+        self.by_daemon = by_daemon
+
+    def all(self) -> tuple[Record, ...]:
+        """Return every record whose namespace is still there."""
+        found = []
+        for path in sorted((self.directory / "namespaces").glob("*.json")):
+            record = _read(path)
+            identity = identify(Netns(record.netns).path) if record else None
+            if record and identity and path == self._path(identity):
+                found.append(record)
+            else:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        return tuple(found)
 
     def read(self, identity: Identity, cookie: int) -> Record | None:
         """Return what is known of a namespace; None where nothing is, or it was of another with the same inode."""
-        try:
-            record = Record(**json.loads(self._path(identity).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-        return record if record.cookie == cookie else None
+        record = _read(self._path(identity))
+        return record if record and record.cookie == cookie else None
 
     def write(self, identity: Identity, record: Record) -> None:
         """Keep a record, replacing the one before."""
-        path = self._path(identity)
-        with _explained(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            draft = path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps(asdict(record)), encoding="utf-8")
-            draft.replace(path)
+        write_whole(self._path(identity), json.dumps(asdict(record)))
 
     def forget(self, identity: Identity) -> None:
         """Drop what is known of a namespace."""
@@ -79,7 +92,7 @@ class Records:
     @contextmanager
     def held(self, identity: Identity) -> Iterator[None]:
         """Hold a namespace against every other Weir. Raises `Busy` at once when one holds it."""
-        path = self._directory / "locks" / f"{identity.device}-{identity.inode}"
+        path = self.directory / "locks" / f"{identity.device}-{identity.inode}"
         with _explained(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -96,7 +109,23 @@ class Records:
             os.close(descriptor)
 
     def _path(self, identity: Identity) -> Path:
-        return self._directory / "namespaces" / f"{identity.device}-{identity.inode}.json"
+        return self.directory / "namespaces" / f"{identity.device}-{identity.inode}.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees all of it or what was there before. Raises `PermissionMissing`."""
+    with _explained(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}-{threading.get_native_id()}.tmp")
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 @contextmanager

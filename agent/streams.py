@@ -12,7 +12,7 @@ from ipaddress import ip_address
 import psutil
 
 from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
-from agent.kernel.sockets import SocketDiag, TcpSocket, TcpState
+from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
 from rulesets.packet import Packet, walk
@@ -66,70 +66,90 @@ def captured(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
     )
 
 
+def captured_inwards(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
+    """Return those of the captured flows that depend on the connection mark, the rule and the local route.
+
+    The mark alone doesn't tell: what the proxy answers to a client of the namespace leaves by `lo` as well.
+    """
+    return tuple(
+        flow
+        for flow in captured(flows, capture)
+        if flow.reply.source_port == capture.inbound_port or not _translated(flow)
+    )
+
+
 def _translated(flow: Flow) -> bool:
     return flow.reply.reversed() != flow.original
 
 
-def open_sockets(diag: SocketDiag) -> tuple[TcpSocket, ...]:
-    """Return the open TCP sockets that talk to another machine."""
-    local = _local_addresses()
-    return tuple(
-        each
-        for each in diag.tcp_sockets()
-        if each.remote not in local and not each.remote.is_loopback and not each.remote.is_unspecified
-    )
+def quiet(diag: SocketDiag, capture: Capture) -> bool:
+    """Tell whether nobody in the namespace has a connection, had one a moment ago or is waiting for one, but the proxy.
+
+    Then rules may capture at once: nothing is under way that they could cut.
+    """
+    if diag.tcp_sockets(OPEN_STATES | {TcpState.TIME_WAIT}):
+        return False
+    proxy = {*capture.proxy_ports.values(), capture.hbone_port}
+    return all(each.port in proxy for each in diag.listening_ports() if each.protocol == "tcp")
 
 
 def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
-    """Make connection tracking know every open stream, so that rules without a SYN match leave it alone.
+    """Make connection tracking know every direct stream, so that rules without a SYN match leave it alone.
 
-    Those that `rules` would capture if they began now get the mark of kept streams. Only for a namespace whose streams
-    are direct: a captured stream without an entry would be sent out in plain by the one it gets here.
+    Those that `rules` would capture if they began now get the mark of kept streams. A captured stream gets no entry:
+    without one it is redirected again, with one it would be sent out in plain. But what the proxy dialled in a client's
+    name is not translated, and known by its mark alone.
     """
-    where = _Place(diag)
-    for each in open_sockets(diag):
-        mark = capture.kept_mark.value if where.would_be_captured(each, rules) else 0
-        # Where its next segment has made an entry already, by the rules with the SYN match, that one is direct.
-        conntrack.create_established(where.original(each), mark=mark, timeout=ENTRY_TIMEOUT)
+    place = _Place(diag, capture)
+    for each in place.open:
+        if place.dialled(each):
+            conntrack.create_established(
+                place.original(each), mark=capture.connection_mark.value, timeout=ENTRY_TIMEOUT
+            )
+        elif not place.carried(each):
+            mark = capture.kept_mark.value if place.would_be_captured(each, rules) else 0
+            # Where its next segment has made an entry already, by the rules with the SYN match, that one is direct.
+            conntrack.create_established(place.original(each), mark=mark, timeout=ENTRY_TIMEOUT)
     mark_kept(diag, conntrack, capture, rules)
 
 
 def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
     """Give direct flows the mark of kept streams where `rules` would capture them if they began now."""
-    where = _Place(diag)
-    for each, flow in _direct(diag, conntrack, capture):
-        if not capture.kept_mark.matches(flow.mark) and where.would_be_captured(each, rules):
+    place = _Place(diag, capture)
+    for each, flow in _direct(place, conntrack, capture):
+        if not capture.kept_mark.matches(flow.mark) and place.would_be_captured(each, rules):
             conntrack.update_mark(flow, capture.kept_mark.value, capture.kept_mark.mask)
 
 
 def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[tuple[TcpSocket, Flow], ...]:
     """Return the streams that were open before enrolment and stay outside."""
-    direct = _direct(diag, conntrack, capture)
+    direct = _direct(_Place(diag, capture), conntrack, capture)
     return tuple((each, flow) for each, flow in direct if capture.kept_mark.matches(flow.mark))
 
 
-def _direct(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
+def _direct(place: "_Place", conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
     """Yield the open sockets whose streams are known to connection tracking and not captured, each with its flow.
 
     One look-up a socket: a dump would walk a hash table that all namespaces share, 11 ms however few the entries.
     """
     if not conntrack.count():
         return
-    for each in open_sockets(diag):
+    for each in place.open:
         flow = conntrack.find(_outgoing(each))
         if flow is not None and not _translated(flow) and not capture.connection_mark.matches(flow.mark):
             yield each, flow
 
 
-def end_uncaptured(diag: SocketDiag, conntrack: Conntrack, rules: Ruleset) -> int:
+def end_uncaptured(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> int:
     """Destroy the open sockets that the rules would capture and that are not captured; return how many."""
-    where = _Place(diag)
+    place = _Place(diag, capture)
     ended = 0
-    for each in open_sockets(diag):
+    for each in place.open:
         flow = conntrack.find(_outgoing(each))
-        if where.would_be_captured(each, rules) and not (flow and _translated(flow)):
+        taken = flow is not None and (_translated(flow) or capture.connection_mark.matches(flow.mark))
+        if not taken and not place.carried(each) and place.would_be_captured(each, rules):
             ended += diag.destroy(each)
-            if flow:
+            if flow is not None:
                 conntrack.delete(flow)
     return ended
 
@@ -158,10 +178,10 @@ def forget_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> Non
         conntrack.update_mark(flow, 0, capture.kept_mark.mask)
 
 
-def forget_dns(conntrack: Conntrack) -> None:
+def forget_dns(conntrack: Conntrack, flows: Iterable[Flow]) -> None:
     """Drop the entries of DNS over UDP, but for the proxy's own: a client with a fixed port would go on as before."""
-    for flow in conntrack.flows(socket.IPPROTO_UDP):
-        if flow.original.destination_port == _DNS and not flow.zone:
+    for flow in flows:
+        if flow.original.protocol == socket.IPPROTO_UDP and flow.original.destination_port == _DNS and not flow.zone:
             conntrack.delete(flow)
 
 
@@ -186,16 +206,38 @@ def _addresses() -> dict[Address, str]:
     }
 
 
-def _local_addresses() -> frozenset[Address]:
-    return frozenset(_addresses())
+_Endpoints = tuple[Address, int, Address, int]
 
 
 class _Place:
-    """What decides, beside a socket, how its stream would fare: interfaces, and the ports that are listened on."""
+    """The sockets of a namespace, and what decides beside them how their streams fare: interfaces, listening ports.
 
-    def __init__(self, diag: SocketDiag) -> None:
+    `open` are the TCP sockets that talk to another machine.
+    """
+
+    def __init__(self, diag: SocketDiag, capture: Capture) -> None:
         self._interfaces = _addresses()
         self._listening = {each.port for each in diag.listening_ports() if each.protocol == "tcp"}
+        self._proxy = frozenset(capture.proxy_ports.values()) & self._listening
+        every = diag.tcp_sockets()
+        self._clients = {(each.remote, each.remote_port) for each in every if each.local_port in self._proxy}
+        self._ends: set[_Endpoints] = {
+            (each.local, each.local_port, each.remote, each.remote_port)
+            for each in every
+            if self._is_local(each.remote)
+        }
+        self.open = tuple(each for each in every if not self._is_local(each.remote))
+
+    def _is_local(self, address: Address) -> bool:
+        return address in self._interfaces or address.is_loopback or address.is_unspecified
+
+    def carried(self, each: TcpSocket) -> bool:
+        """Tell whether the proxy has the other end of this socket's stream, whatever connection tracking knows."""
+        return each.local_port in self._proxy or (each.local, each.local_port) in self._clients or self.dialled(each)
+
+    def dialled(self, each: TcpSocket) -> bool:
+        """Tell whether the other end is in this namespace, under a foreign address: the proxy dialled for a client."""
+        return (each.remote, each.remote_port, each.local, each.local_port) in self._ends
 
     def _accepted(self, each: TcpSocket) -> bool:
         return each.local_port in self._listening or each.state is TcpState.SYN_RECV

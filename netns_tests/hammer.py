@@ -12,7 +12,7 @@ from typing import Self
 
 from netns_tests.captured import Address, Log, plain
 from netns_tests.clients import family_of
-from netns_tests.loop import ERROR, IN, OUT, Loop, Place
+from netns_tests.loop import END, ERROR, IN, OUT, Loop, Place
 
 __all__ = ["Attempt", "Hammer", "Hammered", "hammer"]
 
@@ -211,7 +211,7 @@ class _Attempt:
                 self._socket.shutdown(socket.SHUT_WR)
                 self._loop.change(self._socket, IN)
                 return
-            if events & (IN | ERROR):
+            if events & (IN | ERROR | END):
                 data = self._socket.recv(4096)
                 self._received += data
                 if not data:

@@ -19,9 +19,9 @@ from typing import Protocol
 
 from netns_tests.syscalls import enter, set_fsuid
 
-__all__ = ["ERROR", "IN", "OUT", "Loop", "Place", "listener"]
+__all__ = ["END", "ERROR", "IN", "OUT", "Loop", "Place", "listener"]
 
-IN, OUT, ERROR = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP
+IN, OUT, ERROR, END = select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
 Callback = Callable[[int], None]
 ACCEPTED_AT_ONCE = 64
 SECONDS_TO_STOP = 10.0
@@ -101,6 +101,14 @@ class Loop:
         if callback is not None:
             self._callbacks[sock.fileno()] = callback
         self._epoll.modify(sock, events)
+
+    def pause(self, sock: socket.socket) -> None:
+        """Hear nothing of a socket until `resume`, not even of its end, which epoll otherwise repeats for ever."""
+        self._epoll.unregister(sock)
+
+    def resume(self, sock: socket.socket, events: int) -> None:
+        """Watch a paused socket again."""
+        self._epoll.register(sock, events)
 
     def close(self, sock: socket.socket) -> None:
         """Close a socket and forget it."""

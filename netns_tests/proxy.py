@@ -233,10 +233,14 @@ def main(arguments: list[str]) -> int:
         forward_dns=(options.forward_dns[0], int(options.forward_dns[1])) if options.forward_dns else None,
         log=_Printed(),
     )
-    with proxy:
-        print("ready", flush=True)
-        signal.sigwait(signals)
-        proxy.stop(options.drain)
+    try:
+        proxy.start()
+    except OSError as error:
+        print(f"the proxy can't start: {error}", file=sys.stderr)
+        return 2
+    print("ready", flush=True)
+    signal.sigwait(signals)
+    proxy.stop(options.drain)
     return 0
 
 

@@ -4,11 +4,12 @@ import contextlib
 import socket
 import struct
 
-from netns_tests.loop import ERROR, IN, OUT, Loop
+from netns_tests.loop import END, ERROR, IN, OUT, Loop
 
 __all__ = ["Relay", "reset"]
 
 CHUNK = 256 * 1024
+PAUSED = -1
 ABORT = struct.pack("ii", 1, 0)
 
 
@@ -61,7 +62,7 @@ class Relay:
         try:
             if events & OUT:
                 self._flush(side)
-            if events & (IN | ERROR):
+            if self._alive and events & (IN | ERROR | END):
                 self._pump(side, events)
         except OSError:
             self.abort()
@@ -73,8 +74,12 @@ class Relay:
     def _pump(self, side: int, events: int) -> None:
         """Move what one side sent to the other."""
         if self._pending[side] or self._eof[side]:
-            if events & ERROR:  # not reading, yet gone: reported over and over unless acted upon
+            if events & ERROR:
                 self.abort()
+            elif self._events[side] == 0:
+                # Both directions have ended for the kernel, but data still waits here or there.
+                self._events[side] = PAUSED
+                self._loop.pause(self._sockets[side])
             return
         try:
             data = self._sockets[side].recv(CHUNK)
@@ -114,7 +119,11 @@ class Relay:
     def _want(self, side: int) -> None:
         reads = IN if not self._eof[side] and not self._pending[side] else 0
         events = reads | (OUT if self._pending[1 - side] else 0)
-        if events != self._events[side]:
+        if self._events[side] == PAUSED:
+            if events:
+                self._events[side] = events
+                self._loop.resume(self._sockets[side], events)
+        elif events != self._events[side]:
             self._events[side] = events
             self._loop.change(self._sockets[side], events)
 

@@ -7,7 +7,7 @@ the connection goes to. A connection is captured when its port and its network a
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 
@@ -96,6 +96,10 @@ class Capture:
         Raises `CaptureError` for a setting that doesn't exist (naming the nearest that does), a value of the wrong
         type or form, and values that contradict each other.
         """
+        return Capture().changed(values)
+
+    def changed(self, values: Mapping[str, object]) -> "Capture":
+        """Return this capture with the settings that outside values name replaced. Raises `CaptureError` as `parse`."""
         known = {each.name for each in fields(Capture)}
         for name, value in values.items():
             if name not in known:
@@ -103,7 +107,7 @@ class Capture:
                 hint = f"did you mean {nearest[0]!r}?" if nearest else "see `weir render --help` for the settings"
                 raise CaptureError(name, value, f"there is no such setting; {hint}")
         # mypy cannot tie a setting's name to its reader's type; each reader returns just what its field holds.
-        return Capture(**{name: _READERS[name](name, value) for name, value in values.items()})  # type: ignore[arg-type]
+        return replace(self, **{name: _READERS[name](name, value) for name, value in values.items()})  # type: ignore[arg-type]
 
     @property
     def kept_mark(self) -> Mark:

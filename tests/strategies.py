@@ -65,7 +65,7 @@ from rulesets.vocabulary import (
     family_of,
 )
 
-__all__ = ["captures", "interface_names", "networks", "rulesets", "settings"]
+__all__ = ["captures", "interface_names", "networks", "pairs", "rulesets", "settings"]
 
 # The first and last of each kind come often: nft treats whole ranges and ends of ranges apart.
 _v4 = st.one_of(st.sampled_from(["0.0.0.0", "127.0.0.1", "255.255.255.255"]).map(IPv4Address), st.ip_addresses(v=4))
@@ -155,9 +155,11 @@ def captures(draw: st.DrawFn) -> Capture:
             return Capture.parse(values)
         except CaptureError as error:
             # Leave out what it complains of, or everything: drawing again would mostly fail again.
-            values = {name: value for name, value in values.items() if name != error.setting} if (
-                error.setting in values
-            ) else {}
+            values = (
+                {name: value for name, value in values.items() if name != error.setting}
+                if (error.setting in values)
+                else {}
+            )
 
 
 _names = st.text("abcdefghij", min_size=1, max_size=3).map(lambda text: f"x-{text}")
@@ -186,8 +188,10 @@ def _values(key: KeyType, interval: bool) -> st.SearchStrategy[Any]:
     if key in (IPV4_ADDR_PORT, IPV6_ADDR_PORT):
         return st.builds(AddressPort, addresses, st.integers(0, 65535))
     if key == INET_SERVICE:
-        return st.one_of(port_or_range, st.integers(0, 65535).map(lambda port: PortRange(port, port))) if interval else (
-            st.integers(0, 65535).map(lambda port: PortRange(port, port))
+        return (
+            st.one_of(port_or_range, st.integers(0, 65535).map(lambda port: PortRange(port, port)))
+            if interval
+            else (st.integers(0, 65535).map(lambda port: PortRange(port, port)))
         )
     if not interval:
         return addresses.map(lambda address: _network(address, 128))
@@ -229,12 +233,16 @@ def matches(known: tuple[Set, ...]) -> st.SearchStrategy[Match]:
         st.builds(SocketUser, user=st.integers(0, 2**32 - 2)),
         st.just(LocalSocket()),
         st.builds(LocalAddress, negate=_booleans),
-        st.builds(lambda flags, negate: TcpFlags(among=flags.among, set=flags.set, negate=negate), _tcp_flags, _booleans),
+        st.builds(
+            lambda flags, negate: TcpFlags(among=flags.among, set=flags.set, negate=negate), _tcp_flags, _booleans
+        ),
     ]
     lookups = [(field, each.name) for field in SetField for each in known if each.key == key_of_field(field)]
     if lookups:
         chosen = st.sampled_from(lookups)
-        kinds.append(st.builds(lambda pair, negate: InSet(field=pair[0], name=pair[1], negate=negate), chosen, _booleans))
+        kinds.append(
+            st.builds(lambda pair, negate: InSet(field=pair[0], name=pair[1], negate=negate), chosen, _booleans)
+        )
     return st.one_of(kinds)
 
 
@@ -298,3 +306,8 @@ def rulesets(draw: st.DrawFn, table: str = "x-table") -> Ruleset:
     counts = st.integers(0, 2**63 - 1)
     counters = tuple(Counter(name=slug, packets=draw(counts), bytes=draw(counts)) for slug in sorted(slugs))
     return Ruleset(table=table, chains=tuple(chains), sets=known, counters=counters)
+
+
+def pairs() -> st.SearchStrategy[tuple[Ruleset, Ruleset]]:
+    """Draw two rulesets of one table; their names are few, so that they share some of everything."""
+    return st.tuples(rulesets(), rulesets())

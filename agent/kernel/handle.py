@@ -29,10 +29,15 @@ _NETLINK_ADD_MEMBERSHIP = 1
 class Handle:
     """One open namespace. Any thread may use it, one at a time: it locks."""
 
-    def __init__(self, netns: Netns) -> None:
-        """Open a namespace and what is needed to speak to its kernel. Raises what `OpenNetns` and `Tables` raise."""
+    def __init__(self, netns: Netns, *, flags: tuple[str, ...] = ()) -> None:
+        """Open a namespace and what is needed to speak to its kernel. Raises what `OpenNetns` and `Tables` raise.
+
+        `flags` are those of the tables that it writes: with ``owner`` they go when it is closed, or its process dies.
+        """
         self.netns = OpenNetns(netns)
+        self._flags = flags
         self._lock = threading.RLock()
+        self._tables: Tables | None = None
         self._generation: RawNetlink | None = None
         self._subscriptions: tuple[socket.socket, ...] = ()
         try:
@@ -57,13 +62,25 @@ class Handle:
     def read(self, table: str) -> Ruleset | None:
         """Return our table as the kernel lists it, or None when it isn't there."""
         with self._lock:
-            return self._tables.read(table)
+            return self._open_tables(f"nft list table inet {table}").read(table)
 
-    def apply(self, plan: Plan, *, flags: tuple[str, ...] = ()) -> None:
+    def apply(self, plan: Plan) -> None:
         """Carry out a plan in one transaction, after checking that the namespace is still the one that was opened."""
         with self._lock:
             self.netns.check()
-            self._tables.apply(plan, flags=flags)
+            self._open_tables("nft -f -").apply(plan, flags=self._flags)
+
+    def disown(self, table: str) -> None:
+        """Turn a table that would go with this handle into one that stays, in one transaction."""
+        with self._lock:
+            self.netns.check()
+            self._open_tables("nft -f -").disown(table)
+            self._flags = ()
+
+    def _open_tables(self, statement: str) -> Tables:
+        if self._tables is None:
+            raise KernelError(statement=statement, said="the handle is closed")
+        return self._tables
 
     def generation(self) -> int:
         """Return the number of the namespace's ruleset: it changes with every change, of any table."""
@@ -83,10 +100,15 @@ class Handle:
         What can be read from them says only that something changed; on ENOBUFS assume so too. Closed with the handle.
         """
         with self._lock:
+            self._open_tables("nft monitor")
             if not self._subscriptions:
                 with self.netns.entered():
                     tables = _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
-                    routes = _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
+                    try:
+                        routes = _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
+                    except BaseException:
+                        tables.close()
+                        raise
                 self._subscriptions = (tables, routes)
             return self._subscriptions
 
@@ -99,8 +121,7 @@ class Handle:
             if self._generation is not None:
                 self._generation.close()
                 self._generation = None
-            # The libnftables context closes its socket when it is freed.
-            self.__dict__.pop("_tables", None)
+            self._tables = None  # which frees the libnftables context, and that closes its socket
             self.netns.close()
 
 

@@ -16,24 +16,24 @@ class Ipv6(StrEnum):
     OFF_ON_LOOPBACK = "off on lo only"
 
 
-def state() -> Ipv6:
-    """Return the state of IPv6 in the calling thread's namespace.
+def state(conf: Path = _CONF) -> Ipv6:
+    """Return the state of IPv6 in the calling thread's namespace, as its settings under `conf` show it.
 
     `OFF_ON_LOOPBACK`: other interfaces have it, but there is no ::1 that a connection could be redirected to, and no
     local route can be added: such connections can't be captured.
     """
     try:
-        names = sorted(os.listdir(_CONF))
+        names = sorted(os.listdir(conf))
     except FileNotFoundError:
         return Ipv6.ABSENT
-    on = {name for name in names if name not in ("all", "default") and not _disabled(name)}
+    on = {name for name in names if name not in ("all", "default") and not _disabled(conf / name)}
     if "lo" in on:
         return Ipv6.ON
     return Ipv6.OFF_ON_LOOPBACK if on else Ipv6.OFF
 
 
-def _disabled(interface: str) -> bool:
+def _disabled(interface: Path) -> bool:
     try:
-        return (_CONF / interface / "disable_ipv6").read_text(encoding="ascii").strip() == "1"
+        return (interface / "disable_ipv6").read_text(encoding="ascii").strip() == "1"
     except OSError:
         return True  # it went away in this moment

@@ -12,6 +12,8 @@ import os
 import re
 import socket
 import stat
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +23,11 @@ from agent.errors import NamespaceMissing, NodeNamespace, NotANamespace, Permiss
 
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
-# The main thread never enters another namespace, so its own is the one in which Weir was started.
-_STARTED_IN = Path(f"/proc/self/task/{os.getpid()}/ns/net")
 HOST = "host"
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since 5.14
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # netdevice(7)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,7 +91,10 @@ def node_namespace() -> Path:
     Where the kernel doesn't let this process look at process 1 (which then has privileges that this one lacks), it is
     the namespace in which Weir was started.
     """
-    return _FIRST_PROCESS if identify(_FIRST_PROCESS) else _STARTED_IN
+    if identify(_FIRST_PROCESS):
+        return _FIRST_PROCESS
+    # The main thread, whose number is the process's, never enters another namespace.
+    return Path(f"/proc/self/task/{os.getpid()}/ns/net")
 
 
 def node_identity() -> Identity:
@@ -163,17 +167,42 @@ class OpenNetns:
 
         To be called inside.
         """
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-            try:
-                return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-            except OSError:
-                return 0
+        return thread_cookie()
 
     def close(self) -> None:
         """Let go of the namespace."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def thread_cookie() -> int:
+    """Return the kernel's number for the calling thread's namespace, as `OpenNetns.cookie`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
+
+
+def leave_for_new_namespace() -> None:
+    """Move the calling thread into a new namespace with `lo` up. There is no way back: let the thread end.
+
+    The namespace has no name; it goes with the thread and the last socket that was made in it.
+    """
+    if _libc.unshare(_CLONE_NEWNET):
+        raise _may_not("unshare(CLONE_NEWNET)", ctypes.get_errno())
+    request = struct.pack("16sH14x", b"lo", _IFF_UP)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, request)
+    except OSError as error:
+        raise _may_not("ip link set lo up", error.errno or 0) from None
+
+
+def _may_not(statement: str, code: int) -> PermissionMissing:
+    hint = "a namespace needs CAP_SYS_ADMIN, and CAP_NET_ADMIN to be changed: run as root"
+    return PermissionMissing(statement=statement, said=os.strerror(code), hint=hint)
 
 
 def set_thread_namespace(descriptor: int) -> None:
@@ -205,12 +234,33 @@ def named() -> tuple[Netns, ...]:
     return tuple(Netns(name) for name in names)
 
 
+def mounted() -> tuple[Netns, ...]:
+    """Return the namespaces that are mounted on a path, as container runtimes keep theirs (mountinfo, proc(5)).
+
+    Those of another mount namespace are not seen.
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ()
+    fields = (line.split(" ") for line in lines)
+    return tuple(Netns(_unescaped(each[4])) for each in fields if each[3].startswith("net:["))
+
+
+def _unescaped(path: str) -> str:
+    # The kernel writes blanks, line ends and backslashes as three octal digits (mangle_path).
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
+
+
 def everywhere() -> dict[Identity, Netns]:
-    """Return every namespace on the machine, but for the node's own: those with a name, and those of a process."""
+    """Return every namespace on the machine, but for the node's own: with a name, on a path, or of a process.
+
+    One that only a descriptor or a thread keeps is not found.
+    """
     found: dict[Identity, Netns] = {}
     node = node_identity()
     processes = (Netns(f"pid:{name}") for name in os.listdir("/proc") if name.isdigit())
-    for netns in (*named(), *processes):
+    for netns in (*named(), *mounted(), *processes):
         identity = identify(netns.path)
         if identity is not None and identity != node:
             found.setdefault(identity, netns)

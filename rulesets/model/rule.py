@@ -62,6 +62,10 @@ def implied_families(match: Match) -> tuple[Family, ...]:
     match match:
         case OfFamily(family=family):
             return (family,)
+        case Proto(protocol=Protocol.ICMP, negate=False):
+            return (Family.IPV4,)
+        case Proto(protocol=Protocol.ICMPV6, negate=False):
+            return (Family.IPV6,)
         case Src(network=network) | Dst(network=network):
             return (family_of(network),)
         case InSet(field=SetField.SRC_V4 | SetField.DST_V4 | SetField.DST_V4_TCP_DST_PORT):
@@ -110,6 +114,13 @@ class Rule:
             )
         if families and any(isinstance(match, OfFamily) for match in self.matches) and len(families) > 1:
             raise ModelError("a family stands beside a match that implies it, which nft would leave out of its listing")
+        ports = [at for at, match in enumerate(self.matches) if isinstance(match, SrcPort | DstPort)]
+        kinds = {type(self.matches[at]) for at in ports}
+        if len(kinds) > 1 and not (
+            len(ports) == 2 == ports[1] - ports[0] + 1 and isinstance(self.matches[ports[0]], SrcPort)
+        ):
+            # nft joins the two into one comparison of four bytes, and lists them where the second stood.
+            raise ModelError("a source port stands anywhere but right before the one destination port")
         for match in self.matches:
             self._refuse_match(match)
         self._refuse_action(protocols[0] if protocols else None, families[0] if families else None)

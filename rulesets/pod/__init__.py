@@ -45,6 +45,7 @@ REASONS: dict[Chain, tuple[Reason, ...]] = {
         outbound.excluded_interfaces,
         outbound.dns_udp,
         outbound.not_tcp,
+        outbound.resets,
         outbound.not_new,
         outbound.loopback,
         outbound.probes,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rulesets.capture import Capture, Uncapturable
+from rulesets.capture import Capture
 from rulesets.model import (
     Rule,
 )
@@ -17,6 +17,7 @@ from rulesets.pod.shared import (
     accept,
     capture_tcp,
     only_captured,
+    refuses,
 )
 from rulesets.vocabulary import (
     Dst,
@@ -29,6 +30,8 @@ from rulesets.vocabulary import (
     Reject,
     RejectWith,
     SetField,
+    TcpFlag,
+    TcpFlags,
     host_network,
 )
 
@@ -52,7 +55,7 @@ def dns_udp(capture: Capture, _stage: Stage) -> Iterator[Rule]:
         query = (OutIface(name="lo", negate=True), DstPort(protocol=Protocol.UDP, ports=DNS))
         only = only_captured(capture)
         yield Rule(slug="outbound-dns-udp", matches=(*only, *query), action=Redirect(port=capture.dns_port))
-        if only and capture.uncapturable is Uncapturable.REJECT:
+        if refuses(capture):
             yield Rule(slug="outbound-dns-refused", matches=query, action=Reject(reply=RejectWith.PORT_UNREACHABLE))
 
 
@@ -60,6 +63,17 @@ def not_tcp(capture: Capture, _stage: Stage) -> Iterator[Rule]:
     """Only TCP is captured; the rules below need not ask again."""
     if capture.outbound:
         yield accept("outbound-not-tcp", NOT_TCP)
+
+
+def resets(capture: Capture, _stage: Stage) -> Iterator[Rule]:
+    """The reset that refuses a connection that came in.
+
+    It belongs to that connection, which is not yet set up for nat, so the kernel asks this chain about it; refused
+    itself, it would never reach the one who waits for it.
+    """
+    if capture.outbound and refuses(capture):
+        reset = TcpFlags(among=(TcpFlag.RST,), set=(TcpFlag.RST,))
+        yield accept("outbound-reset", reset)
 
 
 def not_new(capture: Capture, stage: Stage) -> Iterator[Rule]:
@@ -87,7 +101,7 @@ def dns_tcp(capture: Capture, _stage: Stage) -> Iterator[Rule]:
     if capture.dns:
         only, query = only_captured(capture), DstPort(protocol=Protocol.TCP, ports=DNS)
         yield Rule(slug="outbound-dns-tcp", matches=(*only, query), action=Redirect(port=capture.dns_port))
-        if only and capture.uncapturable is Uncapturable.REJECT:
+        if refuses(capture):
             yield Rule(slug="outbound-dns-tcp-refused", matches=(query,), action=Reject(reply=RejectWith.TCP_RESET))
 
 

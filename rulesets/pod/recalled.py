@@ -1,27 +1,96 @@
 """What a table in place says of the capture that it carries out: enough to find its streams and to take it away."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rulesets.capture import Capture
-from rulesets.model import Ruleset
-from rulesets.vocabulary import Dnat, Redirect, SetMark
+from rulesets.model import Rule, Ruleset
+from rulesets.vocabulary import ConnMark, Dnat, Mark, PacketMark, Redirect, SetConnMark, SetMark, SocketUser
+
+_PORTS = {
+    "outbound-redirect": "outbound_port",
+    "virtual-interface": "outbound_port",
+    "inbound-redirect": "inbound_port",
+    "outbound-dns-udp": "dns_port",
+    "outbound-dns-tcp": "dns_port",
+}
+_PORT_NAMES = ("outbound_port", "inbound_port", "dns_port", "hbone_port")
 
 
 def recall(ruleset: Ruleset | None, ports: Mapping[str, int]) -> Capture:
-    """Return a capture with the ports and marks of a table, and `ports` for those that it no longer names.
+    """Return a capture with the ports, marks and user of a table, and `ports` for those that it no longer names.
 
-    A table that drains names no ports any more; defaults stand where nothing is known.
+    A table that drains names no ports any more; where nothing is known stands a default, or another value where the
+    default is taken. Never raises: whatever somebody wrote into the table, it must be possible to take it away.
     """
-    found: dict[str, object] = dict(ports)
-    slugs = {"outbound-redirect": "outbound_port", "virtual-interface": "outbound_port", "inbound-redirect": "inbound_port"}
-    slugs |= {"outbound-dns-udp": "dns_port"}
+    found: dict[str, int | Mark] = dict(ports)
+    slugs = {rule.slug for rule in ruleset.rules()} if ruleset else set()
     for rule in ruleset.rules() if ruleset else ():
-        match rule.action:
-            case Redirect(port=port) | Dnat(port=port) if rule.slug in slugs:
-                found[slugs[rule.slug]] = port
-            case SetMark(mark=mark) if rule.slug == "reply-to-proxy":
-                found["connection_mark"] = str(mark)
+        found |= _told_by(rule)
+    inbound = "inbound_port" in found or not slugs.isdisjoint(("reply-to-proxy", "proxy-to-app"))
+    dns = "dns_port" in found
+    named = _apart({name: value for name, value in found.items() if name in _PORT_NAMES and isinstance(value, int)})
+    user = found.get("proxy_user")
+    proxy, connection = found.get("proxy_mark"), found.get("connection_mark")
+    default = Capture()
+    for ours in _candidates(proxy, default.proxy_mark):
+        for theirs in _candidates(connection, default.connection_mark):
+            try:
+                return Capture(
+                    outbound_port=named["outbound_port"],
+                    inbound_port=named["inbound_port"],
+                    hbone_port=named["hbone_port"],
+                    dns_port=named["dns_port"],
+                    inbound=inbound or not found,
+                    dns=dns,
+                    proxy_mark=ours,
+                    connection_mark=theirs,
+                    proxy_user=user if isinstance(user, int) else None,
+                )
+            except ValueError:
+                pass
+    return default
+
+
+def _told_by(rule: Rule) -> dict[str, int | Mark]:
+    told: dict[str, int | Mark] = {}
+    match rule.action:
+        case Redirect(port=port) | Dnat(port=port) if rule.slug in _PORTS:
+            told[_PORTS[rule.slug]] = port
+        case SetMark(mark=mark) if rule.slug == "reply-to-proxy":
+            told["connection_mark"] = mark
+        case SetMark(mark=mark) if rule.slug == "proxy-by-user":
+            told["proxy_mark"] = mark
+        case SetConnMark(mark=mark) if rule.slug == "proxy-to-app":
+            told["connection_mark"] = mark
+        case _:
+            pass
+    for each in rule.matches:
+        match each:
+            case PacketMark(mark=mark) if rule.slug in ("proxy-to-app", "outbound-from-proxy", "inbound-from-proxy"):
+                told["proxy_mark"] = mark
+            case ConnMark(mark=mark) if rule.slug == "captured-go-on":
+                told["connection_mark"] = mark
+            case SocketUser(user=user) if rule.slug == "proxy-by-user":
+                told["proxy_user"] = user
             case _:
                 pass
-    inbound = "inbound_port" in found or "connection_mark" in found
-    return Capture.parse({**found, "inbound": inbound or not found, "dns": "dns_port" in found})
+    return told
+
+
+def _apart(known: Mapping[str, int]) -> dict[str, int]:
+    """Return a port for every name, the known ones as they are and no other twice."""
+    default, taken = Capture(), set(known.values())
+    ports = dict(known)
+    for name in _PORT_NAMES:
+        if name not in ports:
+            wanted: int = getattr(default, name)
+            ports[name] = wanted if wanted not in taken else next(port for port in range(1, 9) if port not in taken)
+            taken.add(ports[name])
+    return ports
+
+
+def _candidates(known: int | Mark | None, default: Mark) -> Iterator[Mark]:
+    if isinstance(known, Mark):
+        yield known
+    yield default
+    yield Mark(0x222, 0xFFF)

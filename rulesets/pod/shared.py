@@ -67,11 +67,16 @@ def only_captured(capture: Capture) -> tuple[Match, ...]:
     return () if len(families) == 2 else (OfFamily(family=families[0]),)
 
 
+def refuses(capture: Capture) -> bool:
+    """Tell whether a family is refused because it can't be captured."""
+    return bool(only_captured(capture)) and capture.uncapturable is Uncapturable.REJECT
+
+
 def capture_tcp(capture: Capture, slugs: tuple[str, str], action: Action, *matches: Match) -> Iterator[Rule]:
     """Redirect TCP, and refuse that of a family that can't be captured, unless it is to go direct."""
     redirected, refused = slugs
     only = only_captured(capture)
     yield Rule(slug=redirected, matches=(*matches, *only, TCP), action=action)
-    if only and capture.uncapturable is Uncapturable.REJECT:
+    if refuses(capture):
         # No match for the other family: nft would not list it back, and what comes here is of no other.
         yield Rule(slug=refused, matches=(*matches, TCP), action=Reject(reply=RejectWith.TCP_RESET))

@@ -1,0 +1,49 @@
+"""The command that stays: daemon."""
+
+from typing import Annotated
+
+import typer
+
+from agent.cli.options import DEFAULT_FILE, File, need_root
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    app.command()(daemon)
+
+
+def daemon(
+    file: File = None,
+    listen: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Where /metrics, /healthz and /readyz are: ADDRESS:PORT on loopback, unix:/PATH, or none.",
+        ),
+    ] = "127.0.0.1:15042",
+    workers: Annotated[int, typer.Option(min=1, max=4, help="Threads that enter namespaces.")] = 2,
+    resync: Annotated[
+        float, typer.Option(min=1, metavar="SECONDS", help="Time between two looks at a target where nothing changed.")
+    ] = 60.0,
+    drain: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Time for the captured streams of a target that left the file."),
+    ] = 60.0,
+) -> None:
+    """Keep the file's targets captured while everything around them changes.
+
+    Watches the file (and reads it again on SIGHUP; a bad one changes nothing), namespaces that come and go, and what
+    others do to rules and routes. Commands reach it on a unix socket in /run/weir (WEIR_RUN_DIR). Stopping it leaves
+    traffic as it is: rules stay, and the next start takes them over.
+    """
+    need_root("daemon")
+    import logging
+
+    from agent.daemon.run import Settings, run
+    from agent.observe.endpoints import parse_listen
+
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    settings = Settings(
+        file=(file or DEFAULT_FILE).absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain
+    )
+    run(settings)

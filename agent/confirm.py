@@ -1,0 +1,174 @@
+"""Changes that undo themselves unless confirmed: against locking oneself out of a remote host.
+
+A guard process of its own makes the change and holds it: it outlives the command and the login. Its table is owned by
+its socket, so that the kernel takes the rules away when the guard itself is killed. On a kernel without owned tables
+(before 5.12) there is only the guard. Whoever connects to the guard's socket confirms.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import report
+from agent.errors import KernelError, TargetError, WeirError
+from agent.kernel import routing
+from agent.kernel.handle import Handle
+from agent.kernel.netns import Identity, Netns, identify
+from agent.local_api import listening_socket
+from agent.observed import Observed, observe
+from agent.reconcile import reconcile
+from agent.report import Report
+from agent.state import Records, run_directory
+from agent.targets import Absent, Outcome, State, Target
+from rulesets.diff import diff
+from rulesets.routing import RoutingPlan
+
+_KEPT, _UNDONE = "kept", "undone"
+
+
+def guard_socket(identity: Identity) -> Path:
+    """Return where the guard of a namespace listens."""
+    return run_directory() / "confirm" / f"{identity.device}-{identity.inode}.sock"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guarded:
+    """A change that a guard has made: how it went, and where it says how it ended."""
+
+    report: Report
+    ended: int
+
+    def wait(self) -> bool:
+        """Wait until the change is kept (true) or undone (false). Raises `WeirError` when the guard died."""
+        with os.fdopen(self.ended, encoding="utf-8") as lines:
+            said = lines.readline().strip()
+        if said not in (_KEPT, _UNDONE):
+            raise WeirError("the guard died before it was confirmed: the kernel has taken the rules away")
+        return said == _KEPT
+
+
+def start(target: Target, seconds: float) -> Guarded:
+    """Have a guard capture a target for so many seconds, unless it is confirmed before. Returns when it has.
+
+    To be called while this process has one thread only. Raises `WeirError` when nothing was changed.
+    """
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        os.close(reading)
+        with contextlib.suppress(BaseException):
+            _become_guard(target, seconds, writing)
+        os._exit(0)
+    os.close(writing)
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(reading, 1)
+        if not read:
+            os.close(reading)
+            raise WeirError(f"target {target.name!r}: the guard ended without a word; nothing was changed")
+        line += read
+    return Guarded(report=report.parse(json.loads(line)), ended=reading)
+
+
+def confirm(target: Target) -> None:
+    """Keep what a guard holds in a target. Raises `TargetError` when there is none."""
+    identity = identify(Netns(target.netns).path)
+    path = guard_socket(identity) if identity else None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
+        try:
+            guard.connect(str(path))
+            guard.recv(16)  # it answers when the rules are there to stay
+        except OSError:
+            raise TargetError(
+                f"target {target.name!r} (netns {target.netns}): nothing waits to be confirmed",
+                hint="the time was over, or `weir apply --confirm` has not been asked for",
+            ) from None
+
+
+def _become_guard(target: Target, seconds: float, said: int) -> None:
+    """Leave the command's session, so that neither its end nor that of the login reaches this process, and guard."""
+    os.setsid()
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+    with ThreadPoolExecutor(1, "kernel") as worker:
+        worker.submit(_guard, target, seconds, said).result()
+
+
+def _guard(target: Target, seconds: float, said: int) -> None:
+    records = Records()
+    try:
+        before, handle, outcome = _changed(target, records)
+    except WeirError as error:
+        _say(said, json.dumps(report.of_error(target, error).document()))
+        return
+    changed = outcome.state not in (State.FAILED, State.WAITING)
+    if not changed:
+        _say(said, json.dumps(report.of_outcome(outcome).document()))
+        return
+    with _listening(guard_socket(handle.netns.identity)) as asked:
+        _say(said, json.dumps(report.of_outcome(outcome).document()))
+        deadline = time.monotonic() + seconds
+        readable, _, _ = select.select([asked], [], [], max(0.0, deadline - time.monotonic()))
+        if readable:
+            handle.disown(target.table)
+            _say(said, _KEPT)
+            asked.accept()[0].close()
+        else:
+            _undo(target, handle, records, before)
+            _say(said, _UNDONE)
+
+
+def _changed(target: Target, records: Records) -> tuple[Observed, Handle, Outcome]:
+    """Make the change with a table that goes with this process, or with any table where the kernel has none such."""
+    handle = Handle(Netns(target.netns), flags=("owner",))
+    before = observe(handle, target.table)
+    if before.ruleset is not None and (before.ruleset.foreign or any(rule.foreign for rule in before.ruleset.rules())):
+        raise TargetError(
+            f"target {target.name!r}: table inet {target.table} holds what isn't Weir's, and couldn't be put back",
+            hint="`weir diff` shows it; `weir apply` without --confirm replaces it",
+        )
+    outcome = reconcile(target, handle, records)
+    if outcome.state is State.FAILED:
+        handle.close()
+        handle = Handle(Netns(target.netns))
+        outcome = reconcile(target, handle, records)
+    return before, handle, outcome
+
+
+def _undo(target: Target, handle: Handle, records: Records, before: Observed) -> None:
+    """Bring back what was there: nothing, or the rules and routes from before."""
+    if before.ruleset is None:
+        reconcile(Target(name=target.name, netns=target.netns, wish=Absent()), handle, records)
+        return
+    with contextlib.suppress(KernelError):
+        handle.disown(target.table)
+        handle.apply(diff(handle.read(target.table), before.ruleset))
+        with handle.inside():
+            routing.apply(RoutingPlan(actual=routing.read(), desired=before.routing))
+
+
+@contextlib.contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    opened = listening_socket(path)
+    try:
+        opened.listen()
+        yield opened
+    finally:
+        opened.close()
+        path.unlink(missing_ok=True)
+
+
+def _say(said: int, text: str) -> None:
+    """Tell the command, if it is still there."""
+    with contextlib.suppress(OSError):
+        os.write(said, f"{text}\n".encode())

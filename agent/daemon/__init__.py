@@ -1,0 +1,1 @@
+"""The daemon: one asyncio loop that decides, a few worker threads that enter namespaces."""

@@ -1,0 +1,206 @@
+"""Start-up, signals and shutdown of the daemon. Stopping it leaves traffic as it is."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import resource
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import local_api, report
+from agent.daemon.keeper import Keeper
+from agent.errors import Busy, WeirError
+from agent.observe import endpoints
+from agent.observe.metrics import Metrics
+from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
+from agent.report import Report
+from agent.sources import file as target_file
+from agent.sources.namespaces import watch_file, watch_names
+from agent.state import Records
+from agent.targets import Absent, Outcome, State, Target
+
+log = logging.getLogger("weir")
+# How often it is checked, in seconds, that each open namespace is still the one that its name means: one stat each.
+IDENTITY_INTERVAL = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How the daemon runs. `resync` and `drain` are in seconds."""
+
+    file: Path
+    listen: endpoints.Listen
+    workers: int = 2
+    resync: float = 60.0
+    drain: float = 60.0
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
+    targets = target_file.load(settings.file)
+    _raise_file_limit()
+    records = Records(by_daemon=True)
+    with _alone(records.directory / "daemon.lock"), ThreadPoolExecutor(settings.workers, "kernel") as workers:
+        asyncio.run(_Run(settings, workers, records).until_stopped(targets))
+
+
+class _Run:
+    """One life of the daemon."""
+
+    def __init__(self, settings: Settings, workers: ThreadPoolExecutor, records: Records) -> None:
+        self._settings = settings
+        self._workers = workers
+        self._records = records
+        self._file_error = ""
+        self._said: dict[str, tuple[State, str]] = {}
+        self._stop = asyncio.Event()
+        self._metrics = Metrics(lambda: self._keeper.outcomes)
+        self._keeper = Keeper(
+            workers=workers,
+            records=records,
+            resync=settings.resync,
+            drain=settings.drain,
+            observe=self._observe,
+        )
+
+    async def until_stopped(self, targets: tuple[Target, ...]) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
+        api = await local_api.serve(self, self._records.directory / local_api.SOCKET_NAME)
+        http = await endpoints.serve(self._settings.listen, self._metrics.registry, self._why_not_ready)
+        self._metrics.file_good(True)
+        self._keeper.take(targets)
+        self._keeper.resume()
+        background = [
+            asyncio.create_task(_forever(self._watch_names), name="namespaces"),
+            asyncio.create_task(_forever(self._watch_file), name="file"),
+            asyncio.create_task(_forever(self._watch_identities), name="identities"),
+            asyncio.create_task(self._tell_manager(), name="service manager"),
+        ]
+        log.info("keeping %d targets from %s", len(targets), self._settings.file)
+        await self._stop.wait()
+        notify(STOPPING="1")
+        log.info("stopping; traffic stays as it is")
+        for task in background:
+            task.cancel()
+        await self._keeper.close()
+        for runner in (api, http):
+            if runner is not None:
+                await runner.cleanup()
+
+    # What the local socket serves.
+
+    def status(self) -> dict[str, object]:
+        return {
+            "targets": [report.of_outcome(each).document() for each in self._keeper.outcomes],
+            "file": str(self._settings.file),
+            "file_error": self._file_error,
+            "pid": os.getpid(),
+        }
+
+    def holder(self, identity: str) -> str:
+        return self._keeper.name_of(identity)
+
+    async def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
+        self._keeper.apply(names)
+        outcomes = await self._keeper.until(names, lambda _: True)
+        return tuple(map(report.of_outcome, outcomes))
+
+    async def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
+        self._keeper.remove(names, drain)
+        outcomes = await self._keeper.until(names, lambda outcome: outcome.state is not State.DRAINING)
+        return tuple(map(report.of_outcome, outcomes))
+
+    def reload(self) -> None:
+        notify(RELOADING="1", MONOTONIC_USEC=monotonic_microseconds())
+        try:
+            targets = target_file.load(self._settings.file)
+        except WeirError as error:
+            self._file_error = str(error)
+            self._metrics.file_good(False)
+            raise
+        finally:
+            notify(READY="1")
+        self._file_error = ""
+        self._metrics.file_good(True)
+        self._keeper.take(targets)
+        log.info("keeping %d targets from %s", len(targets), self._settings.file)
+
+    # What goes on in the background.
+
+    def _reload_and_log(self) -> None:
+        try:
+            self.reload()
+        except WeirError as error:
+            log.error("the targets stay as they were: %s", error)
+
+    def _observe(self, outcome: Outcome) -> None:
+        self._metrics.count(outcome)
+        name, said = outcome.target.name, (outcome.state, outcome.reason)
+        settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
+        if self._said.get(name) == said or (settled and self._said.get(name, (None,))[0] is State.APPLIED):
+            return
+        self._said[name] = said
+        level = {State.FAILED: logging.ERROR, State.DEGRADED: logging.WARNING}.get(outcome.state, logging.INFO)
+        hint = f" ({outcome.hint})" if outcome.hint else ""
+        log.log(level, "target %s (netns %s): %s: %s%s", name, outcome.target.netns, *said, hint)
+
+    def _why_not_ready(self) -> str:
+        return "" if self._keeper.settled else "not every target has been looked at yet"
+
+    async def _watch_names(self) -> None:
+        await watch_names(self._keeper.wake)
+
+    async def _watch_file(self) -> None:
+        await watch_file(self._settings.file, self._reload_and_log)
+
+    async def _watch_identities(self) -> None:
+        while True:
+            await asyncio.sleep(IDENTITY_INTERVAL)
+            self._keeper.check_identities()
+
+    async def _tell_manager(self) -> None:
+        """Say that the daemon is ready once each target was looked at, and from then on that loop and workers move."""
+        while not self._keeper.settled:
+            await asyncio.sleep(0.02)
+        notify(READY="1", STATUS=f"keeping {len(self._keeper.outcomes)} targets")
+        interval = watchdog_interval()
+        while interval is not None:
+            await asyncio.get_running_loop().run_in_executor(self._workers, os.getpid)
+            notify(WATCHDOG="1")
+            await asyncio.sleep(interval)
+
+
+async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
+    """Keep watching; one that fails (a directory that went away, inotify's limit) begins again, and says so."""
+    while True:
+        try:
+            await watch()
+        except OSError as error:
+            log.warning("watching stopped and begins again: %s", error)
+        await asyncio.sleep(1.0)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Be the only daemon of a run directory. Raises `Busy`."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with path.open("a", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Busy(f"another daemon runs already: it holds {path}", hint="`weir status` asks it") from None
+        yield
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the hard limit does: a namespace takes about eight."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,209 @@
+"""One proof for each kernel feature: rules to load, or a function that uses the feature and raises where it is missing.
+
+Proofs share one throw-away namespace with `lo` up. So none leaves a rule behind that could meet another's packets:
+rules match port 1 only, and no proof uses that.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Address
+
+from agent.errors import KernelError
+from agent.kernel import ipv6, netns, routing
+from agent.kernel.conntrack import Conntrack, FlowTuple
+from agent.kernel.ipv6 import Ipv6
+from agent.kernel.nftables import Tables
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, RawNetlink, attribute
+from agent.kernel.sockets import SocketDiag, TcpState
+from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan
+from rulesets.vocabulary import Family, Mark
+
+Proof = str | Callable[[], None]
+
+_LOCALHOST = "127.0.0.1"
+_HERE, _THERE = "192.0.2.1", "192.0.2.2"  # RFC 5737: in nobody's use
+_SECONDS = 1.0  # a packet on `lo` arrives before `send` returns; only one that never comes is waited for
+_ETHERTYPE_IPV4 = 0x0800
+# include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_SUBSYS_NFTABLES = 10
+_NEWTABLE, _GETGEN = _SUBSYS_NFTABLES << 8 | 0, _SUBSYS_NFTABLES << 8 | 16
+_NFPROTO_INET = 1
+_TABLE_NAME, _TABLE_FLAGS = 1, 2
+_FLAG_OWNER, _FLAG_PERSIST = 0x2, 0x4
+_TABLE, _PRIORITY = 119, 119
+
+
+def rules(name: str, chain: str, *lines: str, before: str = "") -> str:
+    """Return a table of its own with one chain: its ``type ... hook ... priority ...``, then rules."""
+    body = "".join(f"\t\t{line}\n" for line in (f"{chain};", *lines))
+    return f"table inet weir-{name} {{\n{before}\tchain proof {{\n{body}\t}}\n}}\n"
+
+
+def generation() -> None:
+    """Ask for the number of the ruleset."""
+    with RawNetlink(NETLINK_NETFILTER, feature="nf_tables", option="CONFIG_NF_TABLES") as netlink:
+        netlink.ask(_GETGEN, bytes(4), statement="nft generation").expect("nft generation")
+
+
+def port_translated() -> None:
+    """Send a datagram to one port and receive it at the other.
+
+    Linux 5.14 to 5.18 accept such a rule in an inet table and never carry it out (fixed by "netfilter: nat: really
+    support inet nat without l3 address"), so loading it proves nothing. What a socket sends on `lo` passes output
+    first, where its translation is settled; a packet socket puts it straight before prerouting. There it needs
+    addresses outside of 127.0.0.0/8, and a way back by `lo` for rp_filter.
+    """
+    with contextlib.ExitStack() as stack:
+        _add_addresses()
+        listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        listener.settimeout(_SECONDS)
+        listener.bind((_HERE, 0))
+        port = listener.getsockname()[1]
+        asked = port - 1
+        rule = f"udp dport {asked} dnat to :{port}"
+        Tables().load(rules("dnat", "type nat hook prerouting priority -101", rule))
+        wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
+        wire.sendto(_datagram(asked), ("lo", _ETHERTYPE_IPV4, 0, 0, bytes(6)))
+        try:
+            listener.recv(1)
+        except TimeoutError:
+            raise KernelError(statement=rule, said="the rule is accepted, and not carried out") from None
+
+
+def _add_addresses() -> None:
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    lo = routing.LOOPBACK_INDEX
+    try:
+        with IPRoute() as rtnetlink:
+            rtnetlink.addr("add", family=socket.AF_INET, index=lo, address=_HERE, prefixlen=32)
+            rtnetlink.route("add", family=socket.AF_INET, dst=f"{_THERE}/32", oif=lo)
+    except NetlinkError as error:
+        raise KernelError(statement=f"ip addr add {_HERE}/32 dev lo", said=os.strerror(error.code)) from None
+
+
+def _datagram(port: int) -> bytes:
+    """Return an IPv4 packet (RFC 791) with an empty UDP datagram (RFC 768; a checksum of 0 is none)."""
+    there, here = socket.inet_aton(_THERE), socket.inet_aton(_HERE)
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, there, here)
+    total = sum(struct.unpack("!10H", header))
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    packet: bytes = header[:10] + checksum.to_bytes(2, "big") + header[12:] + struct.pack("!HHHH", port, port, 8, 0)
+    return packet
+
+
+def table_persists() -> None:
+    """Make a table that is owned by a socket and outlives it. nft before 1.1 has no word for that: raw netlink."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
+        netlink.settimeout(_SECONDS)
+        begin = struct.pack("!BBH", 0, 0, _SUBSYS_NFTABLES)
+        table = struct.pack("!BBH", _NFPROTO_INET, 0, 0)
+        table += attribute(_TABLE_NAME, b"weir-persist\0")
+        table += attribute(_TABLE_FLAGS, (_FLAG_OWNER | _FLAG_PERSIST).to_bytes(4, "big"))
+        netlink.send(
+            _message(_BATCH_BEGIN, 0, begin)
+            + _message(_NEWTABLE, NLM_F_CREATE | NLM_F_ACK, table)
+            + _message(_BATCH_END, 0, begin)
+        )
+        answer = netlink.recv(4096)
+        code = -struct.unpack_from("=i", answer, 16)[0]  # nlmsghdr, then nlmsgerr.error
+        if code:
+            raise KernelError(statement="add table inet weir-persist { flags owner,persist; }", said=os.strerror(code))
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, flags | NLM_F_REQUEST, 1, 0) + body
+
+
+def entry_made() -> None:
+    """Make a conntrack entry, list it, and delete it."""
+    made = FlowTuple(
+        source=IPv4Address("192.0.2.1"),
+        destination=IPv4Address("192.0.2.2"),
+        protocol=socket.IPPROTO_TCP,
+        source_port=1,
+        destination_port=1,
+    )
+    with Conntrack() as conntrack:
+        conntrack.create_established(made, mark=1, timeout=60)
+        found = [flow for flow in conntrack.flows(socket.IPPROTO_TCP) if flow.original == made and flow.mark == 1]
+        if not found or not conntrack.update_mark(found[0], 0, 1) or not conntrack.delete(found[0]):
+            raise KernelError(statement="conntrack --create", said="an entry that was made is not there")
+
+
+def listener_listed(kind: int) -> None:
+    """Find a listening socket of our own, TCP or UDP."""
+    protocol = "tcp" if kind == socket.SOCK_STREAM else "udp"
+    with socket.socket(socket.AF_INET, kind) as listener, SocketDiag() as diag:
+        listener.bind((_LOCALHOST, 0))
+        if kind == socket.SOCK_STREAM:
+            listener.listen(1)
+        port = listener.getsockname()[1]
+        if not any(each.protocol == protocol and each.port == port for each in diag.listening_ports()):
+            raise KernelError(statement=f"ss --listening --{protocol}", said="a listening socket is not listed")
+
+
+def socket_destroyed() -> None:
+    """Destroy one end of a connection; both ends see it."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((_LOCALHOST, 0)))
+        client = stack.enter_context(socket.create_connection(listener.getsockname(), _SECONDS))
+        server = stack.enter_context(listener.accept()[0])
+        server.settimeout(_SECONDS)
+        diag = stack.enter_context(SocketDiag())
+        port = client.getsockname()[1]
+        open_ = diag.tcp_sockets(frozenset({TcpState.ESTABLISHED}))
+        destroyed = [each for each in open_ if each.local_port == port and diag.destroy(each)]
+        for end, expected in ((client, errno.ECONNABORTED), (server, errno.ECONNRESET)):
+            try:
+                end.recv(1)
+            except OSError as error:
+                if error.errno == expected:
+                    continue
+            raise KernelError(statement="ss --kill", said=f"of {len(destroyed)} destroyed sockets an end lives on")
+
+
+def rule_added(family: Family) -> None:
+    """Add a policy rule, and find it by its protocol number."""
+    _routed(Routing(rules=(PolicyRule(family=family, mark=Mark(1, 1), table=_TABLE, priority=_PRIORITY),)))
+
+
+def route_added(family: Family) -> None:
+    """Add a local route to a table of its own, and find it there."""
+    _routed(Routing(routes=(LocalRoute(family=family, table=_TABLE),)))
+
+
+def _routed(wanted: Routing) -> None:
+    routing.apply(RoutingPlan(actual=NO_ROUTING, desired=wanted))
+    found = routing.read()
+    routing.apply(RoutingPlan(actual=wanted, desired=NO_ROUTING))
+    if found != wanted:
+        text = ", ".join(str(each) for each in (*wanted.rules, *wanted.routes))
+        raise KernelError(statement=text, said=f"what was added is not listed with protocol {routing.PROTOCOL}")
+
+
+rule_added_ipv4 = partial(rule_added, Family.IPV4)
+rule_added_ipv6 = partial(rule_added, Family.IPV6)
+route_added_ipv4 = partial(route_added, Family.IPV4)
+route_added_ipv6 = partial(route_added, Family.IPV6)
+tcp_listener_listed = partial(listener_listed, socket.SOCK_STREAM)
+udp_listener_listed = partial(listener_listed, socket.SOCK_DGRAM)
+
+
+def ipv6_there() -> None:
+    """Look for IPv6 in the kernel: whether a namespace then has it is another matter."""
+    if ipv6.state() is Ipv6.ABSENT:
+        raise KernelError(statement="ls /proc/sys/net/ipv6", said="not built in, not loaded, or ipv6.disable=1")
+
+
+def cookie_told() -> None:
+    """Ask for the namespace's number."""
+    if not netns.thread_cookie():
+        raise KernelError(statement="getsockopt(SO_NETNS_COOKIE)", said=os.strerror(errno.ENOPROTOOPT))

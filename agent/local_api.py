@@ -1,0 +1,223 @@
+"""The unix socket on which commands reach a running daemon: HTTP with JSON, mode 0600, peer's user checked.
+
+    GET  /v1/status                                   {"targets": [report...], "file": ..., "file_error": ...}
+    POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each
+    POST /v1/remove  {"targets": [name...], "drain": seconds}   want nothing there until apply; wait until it is so
+    POST /v1/held    {"identity": "device:inode"}     {"target": name}: who holds that namespace; empty: nobody
+    POST /v1/reload                                   read the file again
+
+An answer that isn't 200 has {"error": text, "hint": text}.
+"""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from agent import report
+from agent.errors import DaemonError, WeirError
+from agent.report import Report
+from agent.state import run_directory
+
+if TYPE_CHECKING:  # aiohttp takes 200 ms to import, and a command needs only the client
+    from aiohttp import web
+
+SOCKET_NAME = "weir.sock"
+_SO_PEERCRED = struct.Struct("3i")  # pid, uid, gid (unix(7))
+_MOST_BYTES = 1 << 20
+
+
+class Daemon(Protocol):
+    """What the socket serves."""
+
+    def status(self) -> dict[str, object]:
+        """Return the status document."""
+
+    def holder(self, identity: str) -> str:
+        """Return the name of the target whose namespace this is, or an empty text."""
+
+    async def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
+        """Want targets, and return how the next pass over each ended."""
+
+    async def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
+        """Want nothing in targets, and return when nothing is left."""
+
+    def reload(self) -> None:
+        """Read the file again. Raises `WeirError` when it is bad; then nothing changes."""
+
+
+def socket_path() -> Path:
+    """Return where the daemon's socket is."""
+    return run_directory() / SOCKET_NAME
+
+
+def listening_socket(path: Path) -> socket.socket:
+    """Return a listening socket at a path that only its owner can open. What was there before is replaced."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode of the socket file comes from the descriptor's when it is bound, so there is no moment in between.
+    os.fchmod(opened.fileno(), 0o600)
+    opened.bind(str(path))
+    path.chmod(0o600)
+    return opened
+
+
+def application(daemon: Daemon) -> "web.Application":
+    """Return the server's routes."""
+    from aiohttp import web
+
+    @web.middleware
+    async def guarded(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        if _peer_user(request) not in (0, os.geteuid()):
+            return web.json_response({"error": "this socket is for its owner and for root", "hint": ""}, status=403)
+        try:
+            return await handler(request)
+        except WeirError as error:
+            return web.json_response({"error": str(error), "hint": error.hint}, status=409)
+        except (ValueError, TypeError, KeyError) as error:
+            return web.json_response({"error": f"request not understood: {error!r}", "hint": ""}, status=400)
+
+    async def status(_request: web.Request) -> web.Response:
+        return web.json_response(daemon.status())
+
+    async def apply(request: web.Request) -> web.Response:
+        names = _names(await request.json())
+        return web.json_response(_documents(await daemon.apply(names)))
+
+    async def remove(request: web.Request) -> web.Response:
+        asked = await request.json()
+        return web.json_response(_documents(await daemon.remove(_names(asked), _drain(asked))))
+
+    async def held(request: web.Request) -> web.Response:
+        return web.json_response({"target": daemon.holder(str((await request.json())["identity"]))})
+
+    async def reload(_request: web.Request) -> web.Response:
+        daemon.reload()
+        return web.json_response({})
+
+    served = web.Application(middlewares=[guarded], client_max_size=_MOST_BYTES)
+    served.router.add_get("/v1/status", status)
+    served.router.add_post("/v1/apply", apply)
+    served.router.add_post("/v1/remove", remove)
+    served.router.add_post("/v1/held", held)
+    served.router.add_post("/v1/reload", reload)
+    return served
+
+
+def _peer_user(request: "web.Request") -> int:
+    transport = request.transport
+    peer = transport.get_extra_info("socket") if transport else None
+    if peer is None:
+        return -1
+    _, user, _ = _SO_PEERCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _SO_PEERCRED.size))
+    return int(user)
+
+
+def _names(asked: Mapping[str, object]) -> tuple[str, ...]:
+    names = asked["targets"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("targets is no list of names")
+    return tuple(names)
+
+
+def _drain(asked: Mapping[str, object]) -> float:
+    drain = asked.get("drain", 0)
+    if isinstance(drain, bool) or not isinstance(drain, int | float) or not 0 <= drain <= 31_536_000:
+        raise ValueError("drain is no number of seconds")
+    return float(drain)
+
+
+def _documents(reports: tuple[Report, ...]) -> dict[str, object]:
+    return {"targets": [each.document() for each in reports]}
+
+
+class Client:
+    """A command's side of the socket."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        """Speak to the daemon at `path`, by default in the run directory."""
+        self._path = path or socket_path()
+
+    def is_there(self) -> bool:
+        """Tell whether a daemon listens."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self._path))
+            except OSError:
+                return False
+        return True
+
+    def status(self) -> dict[str, object]:
+        """Return the daemon's status document."""
+        return self._ask("GET", "/v1/status", None)
+
+    def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
+        """Have targets captured, and return how they fared."""
+        return _reports(self._ask("POST", "/v1/apply", {"targets": list(names)}))
+
+    def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
+        """Have targets released; returns when nothing is left in them."""
+        return _reports(self._ask("POST", "/v1/remove", {"targets": list(names), "drain": drain}))
+
+    def holder(self, identity: str) -> str:
+        """Return the name of the target whose namespace this is, or an empty text."""
+        return str(self._ask("POST", "/v1/held", {"identity": identity}).get("target", ""))
+
+    def _ask(self, method: str, path: str, body: dict[str, object] | None) -> dict[str, object]:
+        connection = _UnixConnection(self._path)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            answer = connection.getresponse()
+            document = json.loads(answer.read(64 * _MOST_BYTES))
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise DaemonError(
+                f"the daemon at {self._path} gave no answer: {error!r}",
+                hint="`systemctl status weir` or its log says why",
+            ) from None
+        finally:
+            connection.close()
+        if not isinstance(document, dict):
+            raise DaemonError(f"the daemon at {self._path} gave an answer of another version")
+        if answer.status != http.client.OK:
+            raise DaemonError(str(document.get("error", answer.reason)), hint=str(document.get("hint", "")))
+        return document
+
+
+def _reports(document: Mapping[str, object]) -> tuple[Report, ...]:
+    targets = document.get("targets")
+    if not isinstance(targets, list):
+        raise DaemonError("the daemon gave an answer of another version")
+    try:
+        return tuple(report.parse(each) for each in targets)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DaemonError(f"the daemon gave an answer of another version: {error!r}") from None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(str(self._path))
+
+
+async def serve(daemon: Daemon, path: Path) -> "web.AppRunner":
+    """Listen; the runner's `cleanup` ends it."""
+    from aiohttp import web
+
+    runner = web.AppRunner(application(daemon), access_log=None)
+    await runner.setup()
+    await web.SockSite(runner, await asyncio.to_thread(listening_socket, path)).start()
+    return runner

@@ -1,0 +1,1 @@
+"""What the daemon shows of itself: metrics, health, and word to the service manager."""

@@ -1,0 +1,78 @@
+"""HTTP for others on the machine: ``/metrics``, ``/healthz``, ``/readyz``. On loopback or a unix socket only."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from agent.errors import ConfigError
+
+DEFAULT = "127.0.0.1:15042"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listen:
+    """Where to listen: a loopback address with a port, or a unix socket's path; neither is nowhere."""
+
+    host: str = ""
+    port: int = 0
+    path: Path | None = None
+
+
+def parse_listen(text: str) -> Listen:
+    """Return where to listen: ``ADDRESS:PORT`` on loopback, ``unix:PATH``, or ``none``. Raises `ConfigError`."""
+    if text == "none":
+        return Listen()
+    if text.startswith("unix:/"):
+        return Listen(path=Path(text.removeprefix("unix:")))
+    found = re.fullmatch(r"(?:\[(?P<v6>[0-9a-fA-F:]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})", text, re.ASCII)
+    try:
+        address = ipaddress.ip_address((found["v6"] or found["v4"]) if found else "")
+        port = int(found["port"]) if found else 0
+    except ValueError:
+        raise ConfigError(f"--listen {text!r}: wants ADDRESS:PORT on loopback, unix:/PATH, or none") from None
+    if not address.is_loopback:
+        raise ConfigError(f"--listen {text!r}: {address} is not a loopback address; metrics are for this machine only")
+    if not 0 < port < 65536:
+        raise ConfigError(f"--listen {text!r}: port {port} is not one of 1 to 65535")
+    return Listen(host=str(address), port=port)
+
+
+async def serve(listen: Listen, registry: CollectorRegistry, ready: Callable[[], str]) -> web.AppRunner | None:
+    """Listen; the runner's `cleanup` ends it. `ready` returns why the daemon isn't ready; empty when it is.
+
+    Raises `ConfigError` when the address can't be had.
+    """
+    if listen == Listen():
+        return None
+
+    async def metrics(request: web.Request) -> web.Response:
+        encode, kind = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": kind})
+
+    async def healthz(_request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_request: web.Request) -> web.Response:
+        reason = ready()
+        return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
+
+    served = web.Application()
+    served.router.add_get("/metrics", metrics)
+    served.router.add_get("/healthz", healthz)
+    served.router.add_get("/readyz", readyz)
+    runner = web.AppRunner(served, access_log=None)
+    await runner.setup()
+    site = web.UnixSite(runner, str(listen.path)) if listen.path else web.TCPSite(runner, listen.host, listen.port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        where = listen.path or f"{listen.host}:{listen.port}"
+        raise ConfigError(f"--listen {where}: {error.strerror or error}", hint="name another with --listen") from None
+    return runner

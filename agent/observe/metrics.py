@@ -1,0 +1,89 @@
+"""Prometheus metrics of the daemon. A series for each target, up to a limit; what was left out is counted."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.targets import Captured, Outcome, State
+
+MOST_TARGETS = 1000
+_PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
+
+
+class Metrics:
+    """The daemon's metrics: counted as passes end, and read from the targets when scraped."""
+
+    def __init__(self, outcomes: Callable[[], Iterable[Outcome]]) -> None:
+        """`outcomes` returns the newest outcome of each target."""
+        self.registry = CollectorRegistry()
+        self._passes = Counter(
+            "weir_passes", "Passes over a target, by the state that they ended in.", ["state"], registry=self.registry
+        )
+        self._changes = Counter("weir_changes", "Passes that wrote rules or routes.", registry=self.registry)
+        self._seconds = Histogram(
+            "weir_pass_seconds", "Time that a pass over a target took.", registry=self.registry, buckets=_PASS_SECONDS
+        )
+        self._file = Gauge("weir_file_good", "Whether the target file was good when last read.", registry=self.registry)
+        for state in State:
+            self._passes.labels(state=state)
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_Targets(outcomes))
+
+    def count(self, outcome: Outcome) -> None:
+        """Count a pass that has ended."""
+        self._passes.labels(state=outcome.state).inc()
+        self._seconds.observe(outcome.seconds)
+        if outcome.plan and outcome.state in (State.APPLIED, State.DEGRADED, State.REMOVED):
+            self._changes.inc()
+
+    def file_good(self, good: bool) -> None:
+        """Note whether the target file could be used."""
+        self._file.set(good)
+
+
+class _Targets(Collector):
+    """Reads the targets' newest outcomes when scraped: nothing is kept twice, and one that is gone leaves no series."""
+
+    def __init__(self, outcomes: Callable[[], Iterable[Outcome]]) -> None:
+        self._outcomes = outcomes
+
+    def collect(self) -> Iterator[Metric]:
+        outcomes = tuple(self._outcomes())
+        by_state = GaugeMetricFamily("weir_targets", "Targets, by state.", labels=["state"])
+        for state in State:
+            by_state.add_metric([state], sum(each.state is state for each in outcomes))
+        yield by_state
+        shown = outcomes[:MOST_TARGETS]
+        yield GaugeMetricFamily(
+            "weir_targets_left_out", "Targets beyond the limit of series.", value=len(outcomes) - len(shown)
+        )
+        captured = GaugeMetricFamily(
+            "weir_target_captured", "Whether a target that is to be captured is.", labels=["target"]
+        )
+        kept = GaugeMetricFamily(
+            "weir_target_kept_streams", "Streams from before enrolment that stay outside.", labels=["target"]
+        )
+        draining = GaugeMetricFamily(
+            "weir_target_draining_streams", "Captured streams that a release waits for.", labels=["target"]
+        )
+        packets = CounterMetricFamily(
+            "weir_rule_packets", "Packets that a rule has matched, when last read.", labels=["target", "rule"]
+        )
+        size = CounterMetricFamily(
+            "weir_rule_bytes",
+            "Bytes of the packets that a rule has matched, when last read.",
+            labels=["target", "rule"],
+        )
+        for each in shown:
+            name = each.target.name
+            if isinstance(each.target.wish, Captured):
+                captured.add_metric([name], each.captured)
+            kept.add_metric([name], each.kept)
+            draining.add_metric([name], each.draining)
+            read = each.plan.rules.actual if each.plan is not None else None
+            for counter in read.counters if read else ():
+                packets.add_metric([name, counter.name], counter.packets)
+                size.add_metric([name, counter.name], counter.bytes)
+        yield from (captured, kept, draining, packets, size)

@@ -1,0 +1,175 @@
+"""Rules and routes beside those of others: what is added, found, refused, undone and taken away."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agent.errors import KernelError, RouteTableTaken
+from agent.kernel import routing
+from agent.kernel.routing import PROTOCOL
+from netns_tests.namespace import Namespace
+from rulesets.capture import Capture
+from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan, build
+from rulesets.vocabulary import Family, Mark
+
+BOTH = tuple(Family)
+WANTED = build(Capture(), BOTH)
+FOREIGN = (
+    "rule add fwmark 0x5 pref 32000 lookup 77",
+    "-6 rule add fwmark 0x5 pref 32000 lookup 77",
+    "rule add fwmark 0x111/0xfff pref 32763 lookup 100 proto static",
+    "route add local 10.7.0.0/16 dev lo table 77",
+    "-6 route add local fd07::/64 dev lo table 77",
+    "route add 192.0.2.0/24 dev lo",
+)
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    with Namespace.create("routing") as made:
+        for line in FOREIGN:
+            ip(made, line)
+        yield made
+
+
+def ip(namespace: Namespace, line: str) -> None:
+    namespace.command("ip", *line.split())
+
+
+def state(namespace: Namespace) -> str:
+    shown = []
+    for family in ("-4", "-6"):
+        shown.append(namespace.command("ip", "-d", family, "rule", "show"))
+        shown.append(namespace.command("ip", "-d", family, "route", "show", "table", "all"))
+    return "\n".join(shown)
+
+
+def apply(namespace: Namespace, actual: Routing, desired: Routing) -> None:
+    namespace.run(routing.apply, RoutingPlan(actual=actual, desired=desired))
+
+
+def test_what_is_added_is_read_and_taken_away_without_a_trace(namespace: Namespace) -> None:
+    before = state(namespace)
+    assert namespace.run(routing.read) == NO_ROUTING
+    apply(namespace, NO_ROUTING, WANTED)
+    assert namespace.run(routing.read) == WANTED
+    assert len(WANTED.rules) == len(WANTED.routes) == 2
+    shown = state(namespace)
+    assert shown.count(f"proto {PROTOCOL}") == 4
+    assert f"32764:\tfrom all fwmark 0x111/0xfff lookup 100 proto {PROTOCOL}" in shown.replace("\t0:", "")
+    apply(namespace, WANTED, WANTED)
+    assert state(namespace) == shown
+    apply(namespace, WANTED, NO_ROUTING)
+    assert state(namespace) == before
+    apply(namespace, WANTED, NO_ROUTING)  # absent is done
+    assert state(namespace) == before
+
+
+def test_one_family_is_left_alone(namespace: Namespace) -> None:
+    only = build(Capture(), (Family.IPV6,))
+    apply(namespace, NO_ROUTING, only)
+    assert namespace.run(routing.read) == only
+    assert str(PROTOCOL) not in namespace.command("ip", "-4", "rule")
+    apply(namespace, only, WANTED)
+    assert namespace.run(routing.read) == WANTED
+    apply(namespace, WANTED, only)
+    assert namespace.run(routing.read) == only
+
+
+@pytest.mark.parametrize("table", [100, 255 + 1, 70000, 2**32 - 1])
+def test_numbers_of_every_size(namespace: Namespace, table: int) -> None:
+    before = state(namespace)
+    wanted = Routing(
+        rules=tuple(PolicyRule(family=each, mark=Mark(0x80000001), table=table, priority=31999) for each in BOTH),
+        routes=tuple(LocalRoute(family=each, table=table) for each in BOTH),
+    )
+    apply(namespace, NO_ROUTING, wanted)
+    assert namespace.run(routing.read) == wanted
+    assert f"fwmark 0x80000001 lookup {table}" in namespace.command("ip", "rule")
+    apply(namespace, wanted, NO_ROUTING)
+    assert state(namespace) == before
+
+
+def test_settings_that_change_replace_what_is_there(namespace: Namespace) -> None:
+    before = state(namespace)
+    changed = build(Capture(route_table=4711, rule_priority=31000, connection_mark=Mark(0x7000, 0xF000)), BOTH)
+    apply(namespace, NO_ROUTING, WANTED)
+    apply(namespace, namespace.run(routing.read), changed)
+    assert namespace.run(routing.read) == changed
+    apply(namespace, changed, NO_ROUTING)
+    assert state(namespace) == before
+
+
+@pytest.mark.parametrize(
+    "route", ["route add 192.0.2.0/24 dev lo table 100", "-6 route add fd09::/64 dev lo table 100"]
+)
+def test_a_table_of_somebody_else_is_refused(namespace: Namespace, route: str) -> None:
+    ip(namespace, route)
+    before = state(namespace)
+    with pytest.raises(RouteTableTaken, match="route table 100 holds routes that aren't Weir's") as refused:
+        apply(namespace, NO_ROUTING, WANTED)
+    assert "show table 100" in refused.value.statement
+    assert "route_table" in refused.value.hint
+    assert state(namespace) == before
+    assert namespace.run(routing.read) == NO_ROUTING
+
+
+@pytest.mark.parametrize("family", ["-4", "-6"])
+@pytest.mark.parametrize("protocol", ["", "proto static"])
+def test_an_equal_rule_of_somebody_else_is_refused(namespace: Namespace, family: str, protocol: str) -> None:
+    """The kernel takes two rules for the same although their protocols differ, and would delete either."""
+    ip(namespace, f"{family} rule add fwmark 0x111/0xfff pref 32764 lookup 100 {protocol}")
+    before = state(namespace)
+    with pytest.raises(RouteTableTaken, match="rule") as refused:
+        apply(namespace, NO_ROUTING, WANTED)
+    assert "rule_priority" in refused.value.hint
+    assert state(namespace) == before, "what was added before the refusal is taken back"
+    apply(namespace, WANTED, NO_ROUTING)
+    assert state(namespace) == before, "removing is for what is ours"
+
+
+def test_an_equal_rule_of_somebody_else_outlives_ours(namespace: Namespace) -> None:
+    apply(namespace, NO_ROUTING, WANTED)
+    ip(namespace, "rule add fwmark 0x111/0xfff pref 32765 lookup 100")
+    apply(namespace, WANTED, NO_ROUTING)
+    assert "32765:\tfrom all fwmark 0x111/0xfff lookup 100" in namespace.command("ip", "rule")
+
+
+def test_lo_down_is_said_and_undone(namespace: Namespace) -> None:
+    ip(namespace, "link set lo down")
+    before = state(namespace)
+    with pytest.raises(KernelError, match="Network is down") as refused:
+        apply(namespace, NO_ROUTING, WANTED)
+    assert "ip link set lo up" in refused.value.hint
+    assert state(namespace) == before
+
+
+def test_a_failure_half_way_takes_back_the_first_half(namespace: Namespace) -> None:
+    """IPv4's route goes in, then IPv6's can't: the interface has none."""
+    namespace.sysctl("net/ipv6/conf/lo/disable_ipv6", 1)
+    before = state(namespace)
+    with pytest.raises(KernelError, match="ip -6 route add: local ::/0") as refused:
+        apply(namespace, NO_ROUTING, WANTED)
+    assert f"proto {PROTOCOL}" in refused.value.statement
+    assert state(namespace) == before
+
+
+def test_ipv6_off_is_no_matter_where_it_is_not_wanted(namespace: Namespace) -> None:
+    namespace.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    before = state(namespace)
+    only = build(Capture(), (Family.IPV4,))
+    apply(namespace, NO_ROUTING, only)
+    assert namespace.run(routing.read) == only
+    apply(namespace, only, NO_ROUTING)
+    apply(namespace, WANTED, NO_ROUTING)
+    assert state(namespace) == before
+
+
+def test_what_a_toggle_took_is_seen_and_comes_again(namespace: Namespace) -> None:
+    apply(namespace, NO_ROUTING, WANTED)
+    namespace.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    namespace.sysctl("net/ipv6/conf/all/disable_ipv6", 0)
+    left = namespace.run(routing.read)
+    assert left == Routing(rules=WANTED.rules, routes=(LocalRoute(family=Family.IPV4, table=100),))
+    apply(namespace, left, WANTED)
+    assert namespace.run(routing.read) == WANTED
