@@ -15,7 +15,7 @@ from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
 from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
-from rulesets.packet import Packet, walk
+from rulesets.packet import Fate, Packet, walk
 from rulesets.vocabulary import Address, Hook, Protocol
 
 # How long an entry that we make waits for the stream's next segment, which then starts the kernel's own time-out: that
@@ -268,4 +268,4 @@ class _Place:
                 interface_address=each.local,
             ),
         )
-        return verdict.translated
+        return verdict.translated or verdict.fate is Fate.REFUSED

@@ -14,7 +14,9 @@ from agent.kernel.netns import Netns
 from agent.reconcile import reconcile
 from agent.state import Records
 from agent.targets import Absent, Captured, Outcome, Target
+from netns_tests.clients import exchange
 from netns_tests.namespace import Namespace
+from netns_tests.servers import EchoServer
 from netns_tests.stream import Stream
 from netns_tests.world import Host, World, eventually
 from rulesets.capture import Capture
@@ -22,7 +24,7 @@ from rulesets.capture import Capture
 __all__ = [
     "BOTH_WAYS",
     "FAMILIES",
-    "TCP_RULES",
+    "_TRACKS",
     "Weir",
     "capture",
     "every_way",
@@ -32,11 +34,12 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+APP = 8080
 FAMILIES: tuple[int, int] = (socket.AF_INET, socket.AF_INET6)
 BOTH_WAYS = [(family, outbound) for family in FAMILIES for outbound in (True, False)]
 # What makes conntrack active in a namespace, and nothing else.
-TCP_RULES = "table inet tracks {\nchain output { type filter hook output priority 0; ct state invalid counter; }\n}"
-UNSTEADY = ("nf_conntrack_count", "ip_local_port_range", "netns_ids", "ip_vs", "fib_notify")
+_TRACKS = "table inet tracks {\nchain output { type filter hook output priority 0; ct state invalid counter; }\n}"
+_UNSTEADY = ("nf_conntrack_count", "ip_local_port_range", "netns_ids", "ip_vs", "fib_notify")
 
 
 def slow(seconds: float) -> float:
@@ -132,9 +135,30 @@ def every_way(
     ]
 
 
+def alive(streams: list[Stream]) -> list[str]:
+    """Return how each stream fares."""
+    return [stream.outcome() for stream in streams]
+
+
+def ways(world: World, pod: Host) -> list[str]:
+    """Say of a new connection each way what becomes of it: captured, direct, refused or reset."""
+    found = []
+    with EchoServer(world.outside) as server, EchoServer(pod, APP):
+        for family, outbound in BOTH_WAYS:
+            client = pod if outbound else world.pods[1]
+            target = (world.outside.address(family), server.port) if outbound else (pod.address(family), APP)
+            try:
+                found.append("direct" if exchange(client, target).direct else "captured")
+            except ConnectionRefusedError:
+                found.append("refused")
+            except ConnectionResetError:
+                found.append("reset")
+    return found
+
+
 def start_conntrack(pod: Namespace) -> None:
     """Have connection tracking know a pod's streams before Weir comes."""
-    pod.nft(TCP_RULES)
+    pod.nft(_TRACKS)
 
 
 def kernel_state(pod: Namespace) -> str:
@@ -144,7 +168,7 @@ def kernel_state(pod: Namespace) -> str:
         for folder, _, names in os.walk("/proc/sys/net"):
             for name in names:
                 path = Path(folder, name)
-                if not any(each in str(path) for each in UNSTEADY):
+                if not any(each in str(path) for each in _UNSTEADY):
                     with contextlib.suppress(OSError):
                         yield f"{path} = {path.read_text()}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.targets import State
-from netns_tests.enrolling import BOTH_WAYS, Weir, capture
+from netns_tests.enrolling import APP, BOTH_WAYS, Weir, capture
 from netns_tests.proxy import Proxy
 from netns_tests.proxy_process import ProxyProcess
 from netns_tests.traffic import EchoServer, Hammer, Hammered
@@ -19,7 +19,6 @@ from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Ruleset
 
-APP = 8080
 CLIENTS_EACH = 2  # in four ways: 8
 # They differ in everything that a change can touch: rules, a whole set, its elements, counters; and in chains.
 ONE = capture(exclude_outbound_ports=[9, "100-200"], exclude_inbound_networks=["192.0.2.0/24"])

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from agent.targets import Outcome, State
-from netns_tests.enrolling import BOTH_WAYS, Weir, every_way, kernel_state, slow, start_conntrack
+from netns_tests.enrolling import Weir, alive, every_way, kernel_state, slow, start_conntrack, ways
 from netns_tests.proxy import Proxy
-from netns_tests.traffic import EchoServer, Stream, exchange
+from netns_tests.traffic import Stream
 from netns_tests.world import Host, World, eventually
 
-APP = 8080
 USER = 4711
 FOREVER = 3600.0
+CAPTURED, DIRECT, OUTBOUND_ONLY = ["captured"] * 4, ["direct"] * 4, ["captured", "direct"] * 2
 # Everything that a capture may name another way.
 OTHERWISE = {
     "outbound_port": 15001,
@@ -38,22 +38,6 @@ def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
         yield running
 
 
-def ways(world: World, pod: Host) -> list[bool]:
-    """Say of a new connection each way whether it is captured."""
-    with EchoServer(world.outside) as server, EchoServer(pod, APP):
-        return [
-            not exchange(
-                pod if outbound else world.pods[1],
-                (world.outside.address(family), server.port) if outbound else (pod.address(family), APP),
-            ).direct
-            for family, outbound in BOTH_WAYS
-        ]
-
-
-def alive(streams: list[Stream]) -> list[str]:
-    return [stream.outcome() for stream in streams]
-
-
 def end_with_an_error(streams: list[Stream], release: Callable[[], object]) -> None:
     """Within a second of a release, whoever is at an end of a stream knows."""
     began = time.monotonic()
@@ -62,6 +46,7 @@ def end_with_an_error(streams: list[Stream], release: Callable[[], object]) -> N
         came = stream.outcome(max(0.01, slow(1) - (time.monotonic() - began)))
         assert "alive" not in came, came
         assert "hang" not in came, came
+        assert "EOF" not in came, came
 
 
 def nothing_is_left(weir: Weir, before: str) -> None:
@@ -87,7 +72,7 @@ def test_captured_streams_go_on_to_their_end(world: World, pod: Host, weir: Weir
         idle = every_way(stack, world, pod, interval=None)
         busy = every_way(stack, world, pod, interval=0)
         draining(weir.remove(drain=FOREVER), 8)
-        assert ways(world, pod) == [False] * 4
+        assert ways(world, pod) == DIRECT
         assert alive(idle + busy) == ["alive"] * 8
         draining(weir.remove(drain=FOREVER), 8)
         for stream in busy:
@@ -114,9 +99,9 @@ def test_a_plain_hosts_own_connections_drain(world: World, pod: Host, weir: Weir
             for interval in (None, 0)
         ]
         assert all(stream.captured for stream in streams)
-        assert ways(world, pod) == [True, False, True, False]
+        assert ways(world, pod) == OUTBOUND_ONLY
         draining(weir.remove(drain=FOREVER), 4)
-        assert ways(world, pod) == [False] * 4
+        assert ways(world, pod) == DIRECT
         assert alive(streams) == ["alive"] * 4
         for stream in streams:
             stream.finish()
@@ -164,7 +149,7 @@ def test_both_ends_see_an_error(world: World, pod: Host, weir: Weir, drain: floa
         end_with_an_error(streams, lambda: outcomes.append(weir.remove(drain=drain)))
         assert outcomes[0].state is State.REMOVED, outcomes[0].reason
         assert "sockets of captured streams were ended" in outcomes[0].reason
-        assert ways(world, pod) == [False] * 4
+        assert ways(world, pod) == DIRECT
     nothing_is_left(weir, before)
 
 
@@ -224,7 +209,7 @@ def test_enrolling_again_while_draining_cuts_nothing(world: World, pod: Host, we
         meanwhile = every_way(stack, world, pod)
         again = weir.capture(established=established)
         assert (again.state, again.kept) == (State.APPLIED, 4 if established == "keep" else 0)
-        assert ways(world, pod) == [True] * 4
+        assert ways(world, pod) == CAPTURED
         assert alive(captured) == ["alive"] * 4
         eventually(lambda: proxy.streams == 4, "the proxy still carries them")
         outcomes = alive(meanwhile)
@@ -241,7 +226,7 @@ def test_a_capture_without_inbound_ends_what_came_in(world: World, pod: Host, we
         outbound, inbound = streams[::2], streams[1::2]
         end_with_an_error(inbound, lambda: weir.capture(inbound=False))
         assert alive(outbound) == ["alive"] * 2
-        assert ways(world, pod) == [True, False, True, False]
+        assert ways(world, pod) == OUTBOUND_ONLY
 
 
 def test_another_route_table_keeps_captured_streams_and_another_mark_ends_what_came_in(
@@ -257,7 +242,7 @@ def test_another_route_table_keeps_captured_streams_and_another_mark_ends_what_c
         wanted = {"route_table": 4711, "connection_mark": "0x2220/0xfff0"}
         end_with_an_error(streams[1::2], lambda: weir.capture(**wanted))
         assert alive(streams[::2]) == ["alive"] * 2
-        assert ways(world, pod) == [True] * 4
+        assert ways(world, pod) == CAPTURED
         draining(weir.remove(drain=FOREVER), 2)
         for stream in streams[::2]:
             stream.finish()

@@ -19,7 +19,7 @@ def render(plan: Plan, *, flags: tuple[str, ...] = ()) -> str:
     if not plan:
         return ""
     if desired is None:
-        return render_removal(actual.table if actual else "")
+        return _removal(plan.table)
     if actual is None:
         return text.render(desired, flags=flags)
     if flags or actual.foreign or any(_kind(old) != _kind(new) for old, new in _shared_sets(actual, desired)):
@@ -27,14 +27,9 @@ def render(plan: Plan, *, flags: tuple[str, ...] = ()) -> str:
     return update(actual, desired)
 
 
-def render_removal(table: str) -> str:
-    """Return the text that removes a table, there or not."""
-    return f"add table inet {table}\ndelete table inet {table}\n"
-
-
 def replace(actual: Ruleset, desired: Ruleset, *, flags: tuple[str, ...] = ()) -> str:
     """Return the text that makes the table anew, counters going on from what was read."""
-    return render_removal(desired.table) + text.render(_going_on(actual, desired), flags=flags)
+    return _removal(desired.table) + text.render(_going_on(actual, desired), flags=flags)
 
 
 def update(actual: Ruleset, desired: Ruleset) -> str:
@@ -79,3 +74,8 @@ def _kind(each: Set) -> tuple[str, bool]:
 def _going_on(actual: Ruleset, desired: Ruleset) -> Ruleset:
     read: dict[str, Counter] = {each.name: each for each in actual.counters}
     return dataclasses.replace(desired, counters=tuple(read.get(each.name, each) for each in desired.counters))
+
+
+def _removal(table: str) -> str:
+    # Not after an `add table`, which is refused where the table that is there has an owner.
+    return f"delete table inet {table}\n"

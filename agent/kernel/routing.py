@@ -172,7 +172,7 @@ def _ask(ask: Callable[[], object], what: str, command: str) -> None:
         if error.code == errno.EEXIST:
             raise RouteTableTaken(
                 statement=statement,
-                said="the same is there already, and isn't Weir's",
+                said="the same is there already, of somebody else or of another Weir",
                 hint="let rule_priority and route_table be numbers that nobody uses",
             ) from None
         hint = "bring up lo: `ip link set lo up`" if error.code == errno.ENETDOWN else ""
