@@ -79,6 +79,9 @@ def _capturable(capture: Capture, observed: Observed) -> Capture:
 def _left_out(wanted: Capture, capture: Capture, observed: Observed) -> list[str]:
     """Say which families the namespace has and that are not captured, and what becomes of them."""
     fate = "refused" if capture.uncapturable is Uncapturable.REJECT else "direct, outside the mesh"
+    if capture.uncapturable is Uncapturable.REJECT and observed.ipv6 is Ipv6.OFF_ON_LOOPBACK:
+        # The reset for a local socket comes by lo, and a lo without IPv6 drops it (ip6_rcv).
+        fate += " (processes of the namespace get no answer, since lo can't deliver one)"
     said = []
     for family in observed.families:
         if family not in wanted.captured_families:

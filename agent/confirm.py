@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import report
-from agent.errors import KernelError, TargetError, WeirError
+from agent.errors import TargetError, WeirError
 from agent.kernel import routing
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
@@ -41,17 +41,24 @@ def guard_socket(identity: Identity) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarded:
-    """A change that a guard has made: how it went, and where it says how it ended."""
+    """A change that a guard has made: how it went, whether anything is to be undone, and where it says how it ended."""
 
     report: Report
+    changed: bool
     ended: int
 
     def wait(self) -> bool:
-        """Wait until the change is kept (true) or undone (false). Raises `WeirError` when the guard died."""
+        """Wait until the change is kept (true) or undone (false). Raises `WeirError` when it is neither."""
         with os.fdopen(self.ended, encoding="utf-8") as lines:
             said = lines.readline().strip()
+        target = f"target {self.report.target!r}"
+        if not said:
+            raise WeirError(
+                f"{target}: the guard was killed before it was confirmed, and the kernel has taken the rules away",
+                hint="`weir diff` shows what is left, `weir remove` takes it away",
+            )
         if said not in (_KEPT, _UNDONE):
-            raise WeirError("the guard died before it was confirmed: the kernel has taken the rules away")
+            raise WeirError(f"{target}: {json.loads(said)}", hint="`weir diff` shows what is there")
         return said == _KEPT
 
 
@@ -74,22 +81,30 @@ def start(target: Target, seconds: float) -> Guarded:
             os.close(reading)
             raise WeirError(f"target {target.name!r}: the guard ended without a word; nothing was changed")
         line += read
-    return Guarded(report=report.parse(json.loads(line)), ended=reading)
+    made = report.parse(json.loads(line))
+    return Guarded(report=made, changed=_is_change(made), ended=reading)
 
 
 def confirm(target: Target) -> None:
     """Keep what a guard holds in a target. Raises `TargetError` when there is none."""
     identity = identify(Netns(target.netns).path)
-    path = guard_socket(identity) if identity else None
+    path = guard_socket(identity) if identity else run_directory() / "confirm" / "none.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
         try:
             guard.connect(str(path))
-            guard.recv(16)  # it answers when the rules are there to stay
+            said = guard.recv(16).decode()  # it answers when the rules are there to stay
         except OSError:
-            raise TargetError(
-                f"target {target.name!r} (netns {target.netns}): nothing waits to be confirmed",
-                hint="the time was over, or `weir apply --confirm` has not been asked for",
-            ) from None
+            said = ""
+    if said != _KEPT:
+        raise TargetError(
+            f"target {target.name!r} (netns {target.netns!r}): nothing waits to be confirmed",
+            hint="the time was over, or `weir apply --confirm` has not been asked for",
+        )
+
+
+def _is_change(made: Report) -> bool:
+    """Tell whether a report is of a change that was made, so that there is something to undo."""
+    return made.state not in (State.FAILED, State.WAITING) and bool(made.changes)
 
 
 def _become_guard(target: Target, seconds: float, said: int) -> None:
@@ -111,21 +126,26 @@ def _guard(target: Target, seconds: float, said: int) -> None:
     except WeirError as error:
         _say(said, json.dumps(report.of_error(target, error).document()))
         return
-    changed = outcome.state not in (State.FAILED, State.WAITING)
-    if not changed:
-        _say(said, json.dumps(report.of_outcome(outcome).document()))
+    made = report.of_outcome(outcome)
+    if not _is_change(made):
+        _say(said, json.dumps(made.document()))
         return
     with _listening(guard_socket(handle.netns.identity)) as asked:
-        _say(said, json.dumps(report.of_outcome(outcome).document()))
         deadline = time.monotonic() + seconds
+        _say(said, json.dumps(made.document()))
         readable, _, _ = select.select([asked], [], [], max(0.0, deadline - time.monotonic()))
-        if readable:
-            handle.disown(target.table)
-            _say(said, _KEPT)
-            asked.accept()[0].close()
-        else:
-            _undo(target, handle, records, before)
-            _say(said, _UNDONE)
+        try:
+            if readable:
+                asker = asked.accept()[0]
+                handle.disown(target.table)
+                with contextlib.suppress(OSError), asker:
+                    asker.sendall(_KEPT.encode())
+                _say(said, _KEPT)
+            else:
+                _undo(target, handle, records, before)
+                _say(said, _UNDONE)
+        except WeirError as error:
+            _say(said, json.dumps(f"{'keeping' if readable else 'undoing'} it failed: {error}"))
 
 
 def _changed(target: Target, records: Records) -> tuple[Observed, Handle, Outcome]:
@@ -146,15 +166,16 @@ def _changed(target: Target, records: Records) -> tuple[Observed, Handle, Outcom
 
 
 def _undo(target: Target, handle: Handle, records: Records, before: Observed) -> None:
-    """Bring back what was there: nothing, or the rules and routes from before."""
+    """Bring back what was there: nothing, or the rules and routes from before. Raises `WeirError`."""
     if before.ruleset is None:
-        reconcile(Target(name=target.name, netns=target.netns, wish=Absent()), handle, records)
+        outcome = reconcile(Target(name=target.name, netns=target.netns, wish=Absent()), handle, records)
+        if outcome.state is State.FAILED:
+            raise WeirError(outcome.reason, hint=outcome.hint)
         return
-    with contextlib.suppress(KernelError):
-        handle.disown(target.table)
-        handle.apply(diff(handle.read(target.table), before.ruleset))
-        with handle.inside():
-            routing.apply(RoutingPlan(actual=routing.read(), desired=before.routing))
+    handle.disown(target.table)
+    handle.apply(diff(handle.read(target.table), before.ruleset))
+    with handle.inside():
+        routing.apply(RoutingPlan(actual=routing.read(), desired=before.routing))
 
 
 @contextlib.contextmanager

@@ -70,9 +70,17 @@ def _end_lost(diag: SocketDiag, conntrack: Conntrack, before: Capture, after: Ca
 
 
 def is_steady(ruleset: Ruleset | None) -> bool:
-    """Tell whether rules capture for good: there are some, they redirect, and not just new connections."""
-    slugs = {rule.slug for rule in ruleset.rules()} if ruleset else set()
-    return any(slug.endswith("-redirect") for slug in slugs) and not any(slug.endswith("-not-new") for slug in slugs)
+    """Tell whether rules capture for good: they redirect, and not just new connections."""
+    return redirects(ruleset) and not any(slug.endswith("-not-new") for slug in _slugs(ruleset))
+
+
+def redirects(ruleset: Ruleset | None) -> bool:
+    """Tell whether rules capture anything."""
+    return any(slug.endswith("-redirect") or slug == "virtual-interface" for slug in _slugs(ruleset))
+
+
+def _slugs(ruleset: Ruleset | None) -> set[str]:
+    return {rule.slug for rule in ruleset.rules()} if ruleset else set()
 
 
 def dns_rules(ruleset: Ruleset | None) -> tuple[Rule, ...]:

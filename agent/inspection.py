@@ -15,7 +15,9 @@ from agent.observed import Observed, in_words, observe
 from agent.state import Records, now
 from agent.streams import Stream
 from agent.targets import Absent, State, Target, TargetPlan
+from rulesets.capture import ProxyAbsent
 from rulesets.model import Counter
+from rulesets.routing import RoutingPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,7 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
     record = records.read(handle.netns.identity, handle.cookie)
     if record is not None and record.drain_until is not None and observed.ruleset is not None:
         left = max(0.0, record.drain_until - now())
-        state, reason = State.DRAINING, f"{len(through)} captured streams go on, for {left:.0f} s at most"
+        state, reason = State.DRAINING, f"{_counted(len(through), 'captured stream')} may go on for {left:.0f} s"
     return Inspection(
         target=target,
         state=state,
@@ -86,11 +88,10 @@ def _checks(target: Target, compared: Comparison) -> list[Check]:
     if rules.actual is None:
         said = f"there is no table inet {rules.table}"
     else:
-        said = f"{len(rules.changes())} differences" if rules else "as wanted"
-    lacking = len(routing.added.rules) + len(routing.added.routes)
+        said = _counted(len(rules.changes()), "difference") if rules else "as wanted"
     return [
         Check(name="rules", holds=not rules, said=said),
-        Check(name="routes", holds=not routing, said=f"{lacking} are missing" if routing else "as wanted"),
+        Check(name="routes", holds=not routing, said=_routes(routing) if routing else "as wanted"),
         Check(name="proxy", holds=not compared.closed, said=in_words(compared.closed) or "answers on its ports"),
         Check(
             name="families",
@@ -101,11 +102,25 @@ def _checks(target: Target, compared: Comparison) -> list[Check]:
 
 
 def _state(target: Target, observed: Observed, compared: Comparison, checks: tuple[Check, ...]) -> tuple[State, str]:
-    failed = "; ".join(f"{each.name}: {each.said}" for each in checks if not each.holds)
+    # What is said of the proxy and of families stands for itself.
+    prefix = {"rules": "rules: ", "routes": "routes: "}
+    failed = "; ".join(f"{prefix.get(each.name, '')}{each.said}" for each in checks if not each.holds)
     if isinstance(target.wish, Absent):
         return (State.FAILED, failed) if failed else (State.REMOVED, "nothing of Weir is there")
     if not enrol.is_steady(observed.ruleset):
-        return State.WAITING, in_words(compared.closed) or failed
+        waits = compared.capture.when_proxy_absent is ProxyAbsent.WAIT
+        return State.WAITING, in_words(compared.closed) if waits and compared.closed else "not captured"
     if failed or compared.left_out:
         return State.DEGRADED, failed or "; ".join(compared.left_out)
-    return State.UNCHANGED, "captured"
+    return State.UNCHANGED, "all is as wanted"
+
+
+def _routes(plan: RoutingPlan) -> str:
+    lacking = len(plan.added.rules) + len(plan.added.routes)
+    surplus = len(plan.removed.rules) + len(plan.removed.routes)
+    said = [f"{lacking} missing"] if lacking else []
+    return ", ".join([*said, *([f"{surplus} too many"] if surplus else [])])
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -10,7 +10,6 @@ An answer that isn't 200 has {"error": text, "hint": text}.
 """
 
 import asyncio
-import contextlib
 import http.client
 import json
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from agent import report
-from agent.errors import DaemonError, WeirError
+from agent.errors import ConfigError, DaemonError, WeirError
 from agent.report import Report
 from agent.state import run_directory
 
@@ -31,6 +30,7 @@ if TYPE_CHECKING:  # aiohttp takes 200 ms to import, and a command needs only th
 SOCKET_NAME = "weir.sock"
 _SO_PEERCRED = struct.Struct("3i")  # pid, uid, gid (unix(7))
 _MOST_BYTES = 1 << 20
+_SOON = 10.0  # seconds; what has to wait for a namespace has no limit
 
 
 class Daemon(Protocol):
@@ -59,14 +59,19 @@ def socket_path() -> Path:
 
 def listening_socket(path: Path) -> socket.socket:
     """Return a listening socket at a path that only its owner can open. What was there before is replaced."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode of the socket file comes from the descriptor's when it is bound, so there is no moment in between.
-    os.fchmod(opened.fileno(), 0o600)
-    opened.bind(str(path))
-    path.chmod(0o600)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        # The mode of the socket file comes from the descriptor's when it is bound, so there is no moment in between.
+        os.fchmod(opened.fileno(), 0o600)
+        opened.bind(str(path))
+        path.chmod(0o600)
+    except OSError as error:
+        opened.close()
+        raise ConfigError(
+            f"{path}: the socket can't be made: {error.strerror or error}", hint="set WEIR_RUN_DIR to another directory"
+        ) from None
     return opened
 
 
@@ -84,7 +89,9 @@ def application(daemon: Daemon) -> "web.Application":
             return await handler(request)
         except WeirError as error:
             return web.json_response({"error": str(error), "hint": error.hint}, status=409)
-        except (ValueError, TypeError, KeyError) as error:
+        except web.HTTPException as error:
+            return web.json_response({"error": error.reason, "hint": ""}, status=error.status)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             return web.json_response({"error": f"request not understood: {error!r}", "hint": ""}, status=400)
 
     async def status(_request: web.Request) -> web.Response:
@@ -159,7 +166,7 @@ class Client:
 
     def status(self) -> dict[str, object]:
         """Return the daemon's status document."""
-        return self._ask("GET", "/v1/status", None)
+        return self._ask("GET", "/v1/status", None, _SOON)
 
     def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
         """Have targets captured, and return how they fared."""
@@ -171,10 +178,12 @@ class Client:
 
     def holder(self, identity: str) -> str:
         """Return the name of the target whose namespace this is, or an empty text."""
-        return str(self._ask("POST", "/v1/held", {"identity": identity}).get("target", ""))
+        return str(self._ask("POST", "/v1/held", {"identity": identity}, _SOON).get("target", ""))
 
-    def _ask(self, method: str, path: str, body: dict[str, object] | None) -> dict[str, object]:
-        connection = _UnixConnection(self._path)
+    def _ask(
+        self, method: str, path: str, body: dict[str, object] | None, timeout: float | None = None
+    ) -> dict[str, object]:
+        connection = _UnixConnection(self._path, timeout)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             answer = connection.getresponse()
@@ -204,12 +213,13 @@ def _reports(document: Mapping[str, object]) -> tuple[Report, ...]:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost")
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -217,7 +227,8 @@ async def serve(daemon: Daemon, path: Path) -> "web.AppRunner":
     """Listen; the runner's `cleanup` ends it."""
     from aiohttp import web
 
-    runner = web.AppRunner(application(daemon), access_log=None)
+    # A command that was killed waits for nothing any more; its wish stays. When the daemon stops, commands hear so.
+    runner = web.AppRunner(application(daemon), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     await web.SockSite(runner, await asyncio.to_thread(listening_socket, path)).start()
     return runner

@@ -101,6 +101,7 @@ def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetP
     )
     with handle.inside():
         routing.apply(RoutingPlan(actual=observed.routing, desired=both))
+    generation = handle.generation()
     try:
         desired = pod.build(capture, table=change.rules.table)
         if change.rules:
@@ -109,8 +110,8 @@ def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetP
             with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
                 kept = len(streams.kept(diag, conntrack, capture))
     except KernelError:
-        # The rules of a transition need their routes, and are taken up by the next attempt.
-        if handle.read(change.rules.table) == observed.ruleset:
+        # What was written before it went wrong needs its routes, and is taken up by the next attempt.
+        if handle.generation() == generation or not enrol.redirects(handle.read(change.rules.table)):
             with handle.inside():
                 routing.apply(RoutingPlan(actual=routing.read(), desired=observed.routing))
         raise

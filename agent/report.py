@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 from agent.errors import WeirError
-from agent.inspection import Inspection
-from agent.streams import Stream
 from agent.targets import Outcome, State, Target, TargetPlan
-from rulesets.model import Counter
+
+if TYPE_CHECKING:  # what it takes to look into a kernel is not needed to say what was seen
+    from agent.inspection import Inspection
+    from agent.streams import Stream
+    from rulesets.model import Counter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +69,7 @@ def of_error(target: Target, error: WeirError) -> Report:
     return Report(target=target.name, netns=target.netns, state=State.FAILED, reason=str(error), hint=error.hint)
 
 
-def of_inspection(inspection: Inspection) -> Report:
+def of_inspection(inspection: "Inspection") -> Report:
     """Return the report of a look at a target."""
     return Report(
         target=inspection.target.name,
@@ -116,9 +119,9 @@ def parse(document: Mapping[str, object]) -> Report:
     )
 
 
-def _lines(streams: tuple[Stream, ...]) -> tuple[str, ...]:
+def _lines(streams: "tuple[Stream, ...]") -> tuple[str, ...]:
     return tuple(map(str, streams))
 
 
-def _counted(counters: tuple[Counter, ...]) -> tuple[tuple[str, int, int], ...]:
+def _counted(counters: "tuple[Counter, ...]") -> tuple[tuple[str, int, int], ...]:
     return tuple((each.name, each.packets, each.bytes) for each in counters if each.packets)

@@ -63,7 +63,11 @@ class Records:
         self.by_daemon = by_daemon
 
     def all(self) -> tuple[Record, ...]:
-        """Return every record whose namespace is still there."""
+        """Return every record whose namespace is still there. What others and killed writers left is cleared away."""
+        for draft in self.directory.glob("**/*.tmp"):
+            writer = draft.suffixes[-2].removeprefix(".").partition("-")[0] if len(draft.suffixes) > 1 else ""
+            if not Path("/proc", writer).is_dir():
+                draft.unlink(missing_ok=True)
         found = []
         for path in sorted((self.directory / "namespaces").glob("*.json")):
             record = _read(path)
@@ -95,17 +99,17 @@ class Records:
         path = self.directory / "locks" / f"{identity.device}-{identity.inode}"
         with _explained(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _locked(path)
+        if descriptor is None:
+            raise Busy(
+                f"another Weir is at work in namespace {identity}",
+                hint="wait until it has finished; `weir status` asks a running daemon",
+            )
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise Busy(
-                    f"another Weir is at work in namespace {identity}",
-                    hint="wait until it has finished; `weir status` asks a running daemon",
-                ) from None
             yield
         finally:
+            # While it is held: namespaces come and go for months, and their locks with them.
+            path.unlink(missing_ok=True)
             os.close(descriptor)
 
     def _path(self, identity: Identity) -> Path:
@@ -119,6 +123,23 @@ def write_whole(path: Path, text: str) -> None:
         draft = path.with_suffix(f".{os.getpid()}-{threading.get_native_id()}.tmp")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor of a file that nobody else has locked, made where it isn't there; None where somebody has."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        # Whoever held it until now has removed the file that was just locked: it counts for nobody any more.
+        os.close(descriptor)
 
 
 def _read(path: Path) -> Record | None:

@@ -14,7 +14,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
 from netns_tests.namespace import Namespace
-from rulesets import routing
 from rulesets.routing import Routing
 from rulesets.vocabulary import Address, Family
 

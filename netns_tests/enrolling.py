@@ -22,15 +22,17 @@ from netns_tests.world import Host, World, eventually
 from rulesets.capture import Capture
 
 __all__ = [
+    "APP",
     "BOTH_WAYS",
     "FAMILIES",
-    "_TRACKS",
     "Weir",
+    "alive",
     "capture",
     "every_way",
     "kernel_state",
     "slow",
     "start_conntrack",
+    "ways",
 ]
 
 T = TypeVar("T")
@@ -66,7 +68,7 @@ class Weir:
         """Call something in the worker."""
         return self._worker.submit(fn, *args).result()
 
-    def capture(self, wanted: Capture | None = None, **values: object) -> Outcome:
+    def capture(self, wanted: Capture | None = None, /, **values: object) -> Outcome:
         """Reconcile with the wish to be captured."""
         return self._reconcile(Captured(capture=capture(**values) if wanted is None else wanted))
 
@@ -140,19 +142,21 @@ def alive(streams: list[Stream]) -> list[str]:
     return [stream.outcome() for stream in streams]
 
 
-def ways(world: World, pod: Host) -> list[str]:
-    """Say of a new connection each way what becomes of it: captured, direct, refused or reset."""
+def ways(world: World, pod: Host, timeout: float = 5.0) -> list[str]:
+    """Say of a new connection each way what becomes of it: captured, direct, refused, reset or hanging."""
     found = []
     with EchoServer(world.outside) as server, EchoServer(pod, APP):
         for family, outbound in BOTH_WAYS:
             client = pod if outbound else world.pods[1]
             target = (world.outside.address(family), server.port) if outbound else (pod.address(family), APP)
             try:
-                found.append("direct" if exchange(client, target).direct else "captured")
+                found.append("direct" if exchange(client, target, timeout=timeout).direct else "captured")
             except ConnectionRefusedError:
                 found.append("refused")
             except ConnectionResetError:
                 found.append("reset")
+            except TimeoutError:
+                found.append("hanging")
     return found
 
 

@@ -81,7 +81,7 @@ def observe(place: Crossroads, probes: list[Probe], proxy: Listeners, *, arrivin
                 stack.callback(sock.close)
                 waiting[sock.fileno()] = (name, sock)
         clients: dict[int, socket.socket] = {}
-        stack.callback(lambda: [each.close() for each in clients.values()])
+        stack.callback(_close, clients)
         for name, namespace in place.stations.items():
             clients |= namespace.run(_send, [each for each in probes if each.sender == name])
         arrived, refused = _collect(stack, waiting, clients, arriving)
@@ -92,13 +92,17 @@ def observe(place: Crossroads, probes: list[Probe], proxy: Listeners, *, arrivin
     return [_seen(probe, arrived, entries, refused) for probe in probes]
 
 
+def _close(sockets: dict[int, socket.socket]) -> None:
+    for sock in sockets.values():
+        sock.close()
+
+
 def _listen(proxy: Listeners) -> list[socket.socket]:
     sockets = []
     for port in PORTS:
         bearing = proxy if port in PROXY_PORTS else Listeners()
         set_fsuid(bearing.user)
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            sockets.append(listener("::", port, kind=kind))
+        sockets += [listener("::", port, kind=kind) for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM)]
         set_fsuid(0)
         if bearing.mark:
             for sock in sockets[-2:]:

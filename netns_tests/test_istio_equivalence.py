@@ -1,4 +1,4 @@
-"""A pod with Weir's rules and one with Istio's: the same packets arrive at the same place, with the same conntrack entry.
+"""A pod with Weir's rules and one with Istio's: packets arrive at the same place, with the same conntrack entry.
 
 What differs is wanted, and listed here with its reason.
 """

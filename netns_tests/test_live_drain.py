@@ -18,7 +18,6 @@ FOREVER = 3600.0
 CAPTURED, DIRECT, OUTBOUND_ONLY = ["captured"] * 4, ["direct"] * 4, ["captured", "direct"] * 2
 # Everything that a capture may name another way.
 OTHERWISE = {
-    "outbound_port": 15001,
     "proxy_mark": "0x111/0xfff",
     "connection_mark": "0x539/0xfff",
     "hbone_port": 16008,
@@ -63,11 +62,12 @@ def draining(outcome: Outcome, at_least: int) -> None:
     assert outcome.again is not None
 
 
-@pytest.mark.parametrize("values", [{}, OTHERWISE], ids=["default", "otherwise"])
+@pytest.mark.parametrize("values", [{}, OTHERWISE, {"proxy_user": USER}], ids=["default", "otherwise", "by user"])
 def test_captured_streams_go_on_to_their_end(world: World, pod: Host, weir: Weir, values: dict[str, object]) -> None:
     before = kernel_state(pod)
-    mark = 0x111 if values else 0x539
-    with Proxy(pod, mark=mark) as proxy, ExitStack() as stack:
+    user = USER if "proxy_user" in values else None
+    mark = None if user else 0x111 if "proxy_mark" in values else 0x539
+    with Proxy(pod, mark=mark, user=user) as proxy, ExitStack() as stack:
         assert weir.capture(**values).state is State.APPLIED
         idle = every_way(stack, world, pod, interval=None)
         busy = every_way(stack, world, pod, interval=0)
@@ -91,8 +91,7 @@ def test_a_plain_hosts_own_connections_drain(world: World, pod: Host, weir: Weir
     # Here only one rule keeps connection tracking going, by which captured streams are translated.
     before = kernel_state(pod)
     with Proxy(pod, mark=None, user=USER), ExitStack() as stack:
-        values = {"inbound": False, "dns": False, "proxy_user": USER, "outbound_port": 15006, "inbound_port": 15001}
-        assert weir.capture(**{**values, "outbound_port": 15001, "inbound_port": 15006}).state is State.APPLIED
+        assert weir.capture(inbound=False, dns=False, proxy_user=USER).state is State.APPLIED
         streams = [
             stack.enter_context(Stream(pod, world.outside, (address, 0), interval=interval))
             for address in (world.outside.v4, world.outside.v6)

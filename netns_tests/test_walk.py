@@ -18,9 +18,9 @@ from tests import scenarios
 from tests.scenarios import Scenario
 
 PACKETS = 1200
-# Rules that no packet of these can meet. Answers of connections meet the first, and are walked while comparing, the
-# kernel's own resets the second. What goes over loopback has been through the nat hook of output, and the kernel asks nat chains about a connection's
-# destination once; the two rules hold for a connection whose first packet was under way when the table came.
+# Rules that no packet of these can meet. Answers of connections meet the first, and are walked while comparing; the
+# kernel's own resets meet the second. What goes over loopback has been through the nat hook of output, and the kernel
+# asks nat chains about a connection's destination once: the last two hold for what was under way when the table came.
 NOT_MET = {"reply-to-proxy", "outbound-reset", "inbound-from-proxy", "inbound-loopback"}
 
 

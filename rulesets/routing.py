@@ -79,8 +79,9 @@ class RoutingPlan:
 
 
 def build(capture: Capture, families: tuple[Family, ...]) -> Routing:
-    """Return the rules and routes of a capture in a namespace that has these families; none where only outbound is
-    captured, since then the proxy opens no connection in another's name.
+    """Return the rules and routes of a capture in a namespace that has these families.
+
+    There are none where only outbound is captured: then the proxy opens no connection in another's name.
     """
     if not capture.inbound:
         return NO_ROUTING

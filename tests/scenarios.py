@@ -1,6 +1,6 @@
 """The golden scenarios: a `capture.toml` for each, beside what it must become.
 
-Its keys are a target's settings. What is no setting stands under `[scenario]`: `stage`, `table`, or the node's `probes`.
+Its keys are a target's settings. What is no setting stands under `[scenario]`: `stage`, `table`, the node's `probes`.
 """
 
 import tomllib

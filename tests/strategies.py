@@ -1,6 +1,6 @@
 """Generated captures and rulesets, over all that the settings and the model allow."""
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address
 from typing import Any
 
 from hypothesis import strategies as st
@@ -39,10 +39,8 @@ from rulesets.vocabulary import (
     InSet,
     LocalAddress,
     LocalSocket,
-    Mark,
     Match,
     ModelError,
-    Network,
     OfFamily,
     OutIface,
     PacketMark,
@@ -64,63 +62,24 @@ from rulesets.vocabulary import (
     TcpFlags,
     family_of,
 )
+from tests import values
 
-__all__ = ["captures", "interface_names", "networks", "pairs", "rulesets", "settings"]
+__all__ = ["captures", "pairs", "rulesets", "settings"]
 
-# The first and last of each kind come often: nft treats whole ranges and ends of ranges apart.
-_v4 = st.one_of(st.sampled_from(["0.0.0.0", "127.0.0.1", "255.255.255.255"]).map(IPv4Address), st.ip_addresses(v=4))
-_v6 = st.one_of(st.sampled_from(["::", "::1", "fe80::1"]).map(IPv6Address), st.ip_addresses(v=6))
-packets_addresses = st.one_of(_v4, _v6)
 _booleans = st.booleans()
-_ports = st.one_of(st.sampled_from([1, 53, 80, 15008, 65535]), st.integers(1, 65535))
-
-
-def _network(address: IPv4Address | IPv6Address, length: int) -> Network:
-    if isinstance(address, IPv4Address):
-        return IPv4Network((address, min(length, 32)), strict=False)
-    return IPv6Network((address, length), strict=False)
-
-
-v4_networks: st.SearchStrategy[Network] = st.builds(_network, _v4, st.integers(0, 32))
-v6_networks: st.SearchStrategy[Network] = st.builds(_network, _v6, st.integers(0, 128))
-networks: st.SearchStrategy[Network] = st.one_of(v4_networks, v6_networks)
-port_ranges = st.tuples(_ports, _ports).map(lambda pair: PortRange(min(pair), max(pair)))
-port_or_range = st.one_of(port_ranges, _ports.map(lambda port: PortRange(port, port)))
-
-
-def _mark(value: int, mask: int) -> Mark:
-    return Mark(value & mask, mask)
-
-
-_masks = st.one_of(
-    st.sampled_from([0xFFFFFFFF, 0xFFF, 0xFFFF0000, 0x80000000, 1]),
-    st.integers(1, 0xFFFFFFFF),
-    st.integers(0, 31).map(lambda bit: 1 << bit),
-)
-marks = st.builds(_mark, st.one_of(st.just(0), st.integers(0, 0xFFFFFFFF)), _masks)
-# Every character that the settings let through, where it is most likely to hurt: at either end.
-_STEM = "abcxyz0189!#$%&'()+,-.;<=>?[]^_`{|}~@"
-interface_names = st.one_of(
-    st.sampled_from(["eth0", "br-*", "a" * 15, "a" * 14 + "*", "e*"]),
-    st.builds(
-        lambda stem, star: stem[: 15 - len(star)] + star,
-        st.text(_STEM, min_size=1, max_size=15).filter(lambda stem: stem not in (".", "..") and stem[0] != "@"),
-        st.sampled_from(["", "*"]),
-    ),
-)
 
 
 @st.composite
 def settings(draw: st.DrawFn) -> dict[str, Any]:
     """Draw settings as a file gives them, mostly few at a time; together they may contradict each other."""
-    ports = st.one_of(_ports, port_ranges.map(str))
+    ports = st.one_of(values.ports, values.port_ranges.map(str))
     several_ports = st.one_of(st.just("*"), st.lists(ports, max_size=5))
-    several_networks = st.one_of(st.just("*"), st.lists(networks.map(str), max_size=5))
-    several_interfaces = st.lists(interface_names.filter(lambda name: name != "lo"), max_size=3)
-    addresses = packets_addresses.filter(lambda each: each.version == 4 or each.ipv4_mapped is None).map(str)
-    mark = marks.filter(lambda each: each.value > 0).map(str)
+    several_networks = st.one_of(st.just("*"), st.lists(values.networks.map(str), max_size=5))
+    several_interfaces = st.lists(values.interface_names.filter(lambda name: name != "lo"), max_size=3)
+    addresses = values.addresses.filter(lambda each: each.version == 4 or each.ipv4_mapped is None).map(str)
+    mark = values.marks.filter(lambda each: each.value > 0).map(str)
     every: dict[str, st.SearchStrategy[Any]] = {
-        **dict.fromkeys(("outbound_port", "inbound_port", "hbone_port", "dns_port"), _ports),
+        **dict.fromkeys(("outbound_port", "inbound_port", "hbone_port", "dns_port"), values.ports),
         **dict.fromkeys(("dns", "inbound", "outbound", "ingress"), _booleans),
         **dict.fromkeys(("proxy_mark", "connection_mark"), mark),
         "proxy_user": st.integers(0, 2**32 - 2),
@@ -149,17 +108,14 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
 @st.composite
 def captures(draw: st.DrawFn) -> Capture:
     """Draw a capture: settings that are accepted together."""
-    values = draw(settings())
+    chosen = draw(settings())
     while True:
         try:
-            return Capture.parse(values)
+            return Capture.parse(chosen)
         except CaptureError as error:
             # Leave out what it complains of, or everything: drawing again would mostly fail again.
-            values = (
-                {name: value for name, value in values.items() if name != error.setting}
-                if (error.setting in values)
-                else {}
-            )
+            left = {name: value for name, value in chosen.items() if name != error.setting}
+            chosen = left if len(left) < len(chosen) else {}
 
 
 _names = st.text("abcdefghij", min_size=1, max_size=3).map(lambda text: f"x-{text}")
@@ -184,19 +140,21 @@ def sets(draw: st.DrawFn) -> Set:
 
 
 def _values(key: KeyType, interval: bool) -> st.SearchStrategy[Any]:
-    addresses: st.SearchStrategy[Any] = _v4 if key in (IPV4_ADDR, IPV4_ADDR_PORT) else _v6
+    addresses: st.SearchStrategy[Any] = values.v4 if key in (IPV4_ADDR, IPV4_ADDR_PORT) else values.v6
     if key in (IPV4_ADDR_PORT, IPV6_ADDR_PORT):
         return st.builds(AddressPort, addresses, st.integers(0, 65535))
     if key == INET_SERVICE:
         return (
-            st.one_of(port_or_range, st.integers(0, 65535).map(lambda port: PortRange(port, port)))
+            st.one_of(values.port_or_range, st.integers(0, 65535).map(lambda port: PortRange(port, port)))
             if interval
             else (st.integers(0, 65535).map(lambda port: PortRange(port, port)))
         )
     if not interval:
-        return addresses.map(lambda address: _network(address, 128))
+        return addresses.map(lambda address: values.network_of(address, 128))
     ranges = st.tuples(addresses, addresses).filter(lambda pair: pair[0] < pair[1] and not _is_network(*pair))
-    return st.one_of(v4_networks if key == IPV4_ADDR else v6_networks, ranges.map(lambda pair: AddressRange(*pair)))
+    return st.one_of(
+        values.v4_networks if key == IPV4_ADDR else values.v6_networks, ranges.map(lambda pair: AddressRange(*pair))
+    )
 
 
 def _is_network(first: IPv4Address, last: IPv4Address) -> bool:
@@ -222,14 +180,14 @@ def matches(known: tuple[Set, ...]) -> st.SearchStrategy[Match]:
     kinds: list[st.SearchStrategy[Any]] = [
         st.builds(OfFamily, family=st.sampled_from(Family)),
         st.builds(Proto, protocol=st.sampled_from(Protocol), negate=_booleans),
-        st.builds(Src, network=networks, negate=_booleans),
-        st.builds(Dst, network=networks, negate=_booleans),
-        st.builds(SrcPort, protocol=with_ports, ports=port_or_range, negate=_booleans),
-        st.builds(DstPort, protocol=with_ports, ports=port_or_range, negate=_booleans),
-        st.builds(InIface, name=interface_names, negate=_booleans),
-        st.builds(OutIface, name=interface_names, negate=_booleans),
-        st.builds(PacketMark, mark=marks, negate=_booleans),
-        st.builds(ConnMark, mark=marks, negate=_booleans),
+        st.builds(Src, network=values.networks, negate=_booleans),
+        st.builds(Dst, network=values.networks, negate=_booleans),
+        st.builds(SrcPort, protocol=with_ports, ports=values.port_or_range, negate=_booleans),
+        st.builds(DstPort, protocol=with_ports, ports=values.port_or_range, negate=_booleans),
+        st.builds(InIface, name=values.interface_names, negate=_booleans),
+        st.builds(OutIface, name=values.interface_names, negate=_booleans),
+        st.builds(PacketMark, mark=values.marks, negate=_booleans),
+        st.builds(ConnMark, mark=values.marks, negate=_booleans),
         st.builds(SocketUser, user=st.integers(0, 2**32 - 2)),
         st.just(LocalSocket()),
         st.builds(LocalAddress, negate=_booleans),
@@ -250,16 +208,16 @@ def actions(kind: ChainType, hook: Hook) -> st.SearchStrategy[Action]:
     """Draw one action that may stand in a chain of this type at this hook."""
     anywhere: list[st.SearchStrategy[Any]] = [
         st.just(Accept()),
-        st.builds(SetMark, mark=marks),
-        st.builds(SetConnMark, mark=marks),
+        st.builds(SetMark, mark=values.marks),
+        st.builds(SetConnMark, mark=values.marks),
         st.builds(CtZone, zone=st.integers(1, 65535)),
     ]
     if hook is not Hook.POSTROUTING:
         anywhere.append(st.builds(Reject, reply=st.sampled_from(RejectWith)))
     if kind is ChainType.NAT and hook in (Hook.PREROUTING, Hook.OUTPUT):
-        anywhere += [st.builds(Redirect, port=_ports), st.builds(Dnat, port=_ports)]
+        anywhere += [st.builds(Redirect, port=values.ports), st.builds(Dnat, port=values.ports)]
     if kind is ChainType.NAT and hook in (Hook.INPUT, Hook.POSTROUTING):
-        anywhere.append(st.builds(Snat, address=packets_addresses))
+        anywhere.append(st.builds(Snat, address=values.addresses))
     return st.one_of(anywhere)
 
 
@@ -271,7 +229,7 @@ def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook) 
     if isinstance(action, Redirect | Dnat):
         chosen = (Proto(protocol=draw(st.sampled_from([Protocol.TCP, Protocol.UDP]))),)
         if draw(_booleans):
-            chosen = (draw(st.builds(DstPort, protocol=st.just(Protocol.UDP), ports=port_or_range)),)
+            chosen = (draw(st.builds(DstPort, protocol=st.just(Protocol.UDP), ports=values.port_or_range)),)
     elif isinstance(action, Reject) and action.reply is RejectWith.TCP_RESET:
         chosen = draw(st.sampled_from([(Proto(protocol=Protocol.TCP),), (draw(_tcp_flags),)]))
     elif isinstance(action, Snat):

@@ -1,39 +1,38 @@
 """The commands together, and how they end. Heavy imports stay inside them, so that help and completion are quick."""
 
-import itertools
-import json
+import os
 import sys
 
 import typer
+from typer.exceptions import TyperException
 
 from agent.cli import daemon as daemon_command
-from agent.cli import look, write
-from agent.errors import WeirError
+from agent.cli import look, waiting, write
+from agent.cli.failing import tell
+from agent.cli.manual import Group
+from agent.errors import ConfigError, WeirError
 
 HELP = """
 Redirect the traffic of network namespaces into a proxy with nftables, and show what the kernel does with it.
 
-A TARGET is a name from the file (--file, by default /etc/weir/weir.toml). Without one, every target of the file is
-meant; --netns NAME|PATH|pid:N|host names a namespace instead.
-
-Exit codes: 0 same, done or captured; 1 differs or not captured; 2 error.
+The first line of an answer says how it is, the last what to do.
 """
 
 app = typer.Typer(
     name="weir",
+    cls=Group,
     help=HELP,
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-look.register(app)
-write.register(app)
-daemon_command.register(app)
+for module in (look, waiting, write, daemon_command):
+    module.register(app)
 
 
 @app.callback(invoke_without_command=True)
 def weir(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
 ) -> None:
     """Handle what stands before a command."""
@@ -42,37 +41,58 @@ def weir(
 
         print(f"weir {version_of('weir')}")
         raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 weir.__doc__ = HELP
 
 
 def main() -> None:
-    """Run the command; errors end it with one message and code 2."""
+    """Run the command; an error ends it with one message and code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            # A name that the terminal can't write is shown escaped, rather than ending the command.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    code = _run()
     try:
-        app()
-    except WeirError as error:
-        _tell(error)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
         # Whoever read the output has seen enough. What is left in the buffer must not raise again at exit.
-        sys.stdout = None
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
 
 
-def _tell(error: WeirError) -> None:
-    if _wants_json():
-        print(json.dumps({"error": str(error), "hint": error.hint}, indent=2))
-    else:
-        print(f"weir: {error}", file=sys.stderr)
-        if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+def _run() -> int:
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except WeirError as error:
+        tell(error)
+    except TyperException as error:  # a command line that can't be read
+        tell(_of_command_line(error))
+    except OSError as error:  # the output can't be written, say
+        tell(WeirError(f"{error.filename or 'output'}: {error.strerror or error}"))
+    except typer.Abort:
+        return 130
+    return 2
 
 
-def _wants_json() -> bool:
-    arguments = sys.argv[1:]
-    return "--output=json" in arguments or any(
-        name in ("--output", "-o") and value == "json" for name, value in itertools.pairwise(arguments)
-    )
+def _of_command_line(error: TyperException) -> WeirError:
+    context, parameter = getattr(error, "ctx", None), getattr(error, "param", None)
+    command = context.command_path if context else "weir"
+    text = error.format_message() if parameter is None else error.message.removeprefix("Value error, ")
+    text = text.strip().rstrip(".")
+    where = command.removeprefix("weir").strip()
+    parts = [where, _as_given(parameter.opts) if parameter is not None else "", text[:1].lower() + text[1:]]
+    return ConfigError(": ".join(filter(None, parts)), hint=f"`{command} --help` shows how")
+
+
+def _as_given(names: list[str]) -> str:
+    """Return an option with its value, as the command line has it."""
+    for at, argument in enumerate(sys.argv):
+        name, equals, value = argument.partition("=")
+        if name in names:
+            return f"{name} {value if equals else next(iter(sys.argv[at + 1 :]), '')!r}"
+    return max(names, key=len)

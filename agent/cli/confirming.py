@@ -8,46 +8,31 @@ from typing import TYPE_CHECKING
 
 from agent.cli import show
 from agent.cli.options import Output
-from agent.errors import Busy, ConfigError
 
 if TYPE_CHECKING:
     from agent.confirm import Guarded
     from agent.targets import Target
 
 
-def apply_guarded(chosen: "tuple[Target, ...]", seconds: float, output: Output) -> int:
+def apply_guarded(target: "Target", seconds: float, output: Output) -> int:
     """Apply a target that undoes itself unless confirmed; return the exit code: 0 kept, 1 undone, 2 error."""
     from agent import confirm
-    from agent.local_api import Client
 
-    if len(chosen) != 1:
-        raise ConfigError(f"--confirm: wants one target, and these are {len(chosen)}", hint="name one")
-    target = chosen[0]
-    client = Client()
-    if client.is_there():
-        known = client.status()["targets"]
-        if isinstance(known, list) and any(each["netns"] == target.netns for each in known):
-            raise Busy(
-                f"target {target.name!r}: the daemon holds it, and would put back what is undone",
-                hint="stop the daemon first, or change its file",
-            )
     guarded = confirm.start(target, seconds)
-    if guarded.report.state in ("failed", "waiting"):
+    if not guarded.changed:
         _show(guarded, output, kept=None)
-        return 2 if guarded.report.state == "failed" else 1
+        return 2 if guarded.report.state == "failed" else 1 if guarded.report.state == "waiting" else 0
     if output is Output.TEXT:
         show.line(guarded.report)
-        print(
-            f"undone in {seconds:g} s unless confirmed: press Enter, or run `weir confirm {_arguments(target)}`",
-            flush=True,
-        )
+        enter = "press Enter, or run " if _can_ask() else ""
+        print(f"undone in {seconds:g} s unless confirmed: {enter}`weir confirm {_arguments(target)}`", flush=True)
     kept = _wait(guarded, target)
     _show(guarded, output, kept=kept)
     return 0 if kept else 1
 
 
-def confirm_target(target: "Target", output: Output) -> int:
-    """Confirm what a guard holds; return the exit code."""
+def confirm_target(target: "Target", output: Output) -> None:
+    """Confirm what a guard holds."""
     from agent import confirm
 
     confirm.confirm(target)
@@ -55,7 +40,10 @@ def confirm_target(target: "Target", output: Output) -> int:
         print('{"kept": true}')
     else:
         print(f"kept       {target.name}")
-    return 0
+
+
+def _can_ask() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _wait(guarded: "Guarded", target: "Target") -> bool:
@@ -64,9 +52,10 @@ def _wait(guarded: "Guarded", target: "Target") -> bool:
     from agent.errors import TargetError
 
     inputs: list[int] = [guarded.ended]
-    if sys.stdin is not None and sys.stdin.isatty():
+    if _can_ask():
         inputs.append(sys.stdin.fileno())
     readable, _, _ = select.select(inputs, [], [])
+    # A terminal that is at its end (Ctrl-D, a lost login) says nothing: that is no yes.
     if guarded.ended not in readable and os.read(sys.stdin.fileno(), 1024):
         with contextlib.suppress(TargetError):  # the time was over in this moment; the guard says so
             confirm.confirm(target)
@@ -78,10 +67,13 @@ def _show(guarded: "Guarded", output: Output, *, kept: bool | None) -> None:
         show.as_json((guarded.report,), **({} if kept is None else {"kept": kept}))
     elif kept is None:
         show.line(guarded.report)
-        show.hint(guarded.report.hint)
+        if guarded.report.state != "failed":
+            show.hint(guarded.report.hint)
     else:
         print("kept" if kept else "undone: it was not confirmed in time")
 
 
 def _arguments(target: "Target") -> str:
-    return f"--netns {target.netns}" if target.name == target.netns else target.name
+    import shlex
+
+    return f"--netns {shlex.quote(target.netns)}" if target.name == target.netns else target.name

@@ -4,12 +4,12 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import DEFAULT_FILE, File, need_root
+from agent.cli.options import DEFAULT_FILE, File, add, need_root
 
 
 def register(app: typer.Typer) -> None:
     """Add the command of this module."""
-    app.command()(daemon)
+    add(app, daemon)
 
 
 def daemon(

@@ -1,21 +1,19 @@
-"""The commands that change nothing: render, diff, verify, status, wait."""
+"""The commands that look once and change nothing: render, diff, verify, status."""
 
-import time
+import json
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, Names, Netns, OneName, Output, OutputOption, Settings, need_root, targets
-from agent.errors import ConfigError, WeirError
+from agent.cli.options import File, Names, Netns, Output, OutputOption, Settings, add, need_root, only, targets
+from agent.errors import WeirError
 
 if TYPE_CHECKING:
     from agent.inspection import Inspection
     from agent.kernel.handle import Handle
     from agent.report import Report
     from agent.targets import Target
-
-WAIT_INTERVAL = 0.2
 
 
 class Format(StrEnum):
@@ -25,17 +23,9 @@ class Format(StrEnum):
     JSON = "json"
 
 
-class Goal(StrEnum):
-    """What can be waited for."""
-
-    CAPTURED = "captured"
-    ABSENT = "absent"
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (render, diff, verify, status, wait):
-        app.command()(command)
+    add(app, render, diff, verify, status)
 
 
 def render(
@@ -44,14 +34,13 @@ def render(
     file: File = None,
     settings: Settings = None,
     format: Annotated[  # noqa: A002 (the option's name)
-        Format, typer.Option("--format", help="nft's text, or the JSON that nft -j -f loads.")
+        Format, typer.Option("--format", help="nft's text, or the JSON that `nft -j -f` loads.")
     ] = Format.NFT,
+    output: OutputOption = Output.TEXT,
 ) -> None:
     """Print the rules that a target is to have.
 
-    Needs no root and looks at no namespace. Without a file, --set alone describes a capture:
-
-        weir render --set dns=false --set 'exclude_outbound_networks=["10.0.0.0/8"]'
+    Needs no root and looks at no namespace. Without a file, --set alone describes a capture.
 
     The settings are those of the file: outbound_port, inbound_port, hbone_port, dns_port, dns, inbound, outbound,
     ingress, proxy_mark, proxy_user, connection_mark, probe_sources, virtual_interfaces, exclude_interfaces,
@@ -63,14 +52,22 @@ def render(
 
     alone = settings and not (names or netns or file)
     chosen = targets(None, ["settings"], None, settings) if alone else targets(names, netns, file, settings)
-    if format is Format.JSON and len(chosen) > 1:
-        raise ConfigError(f"--format json: wants one target, and these are {len(chosen)}", hint="name one")
-    for target in chosen:
-        if isinstance(target.wish, Captured):
-            rules = pod.build(target.wish.capture, table=target.table)
-            if len(chosen) > 1:
-                print(f"# target {target.name}, netns {target.netns}")
-            print(nft.render(rules) if format is Format.NFT else nft.render_json(rules), end="")
+    wanted = [
+        (each, pod.build(each.wish.capture, table=each.table)) for each in chosen if isinstance(each.wish, Captured)
+    ]
+    if output is Output.JSON:
+        document = [
+            {"target": target.name, "netns": target.netns, "rules": json.loads(nft.render_json(rules))}
+            for target, rules in wanted
+        ]
+        print(json.dumps({"targets": document}, indent=2))
+    elif format is Format.JSON:
+        only("render --format json", chosen)
+        print(nft.render_json(wanted[0][1]), end="")
+    else:
+        for target, rules in wanted:
+            heading = f"# target {target.name}, netns {target.netns!r}\n" if len(wanted) > 1 else ""
+            print(f"{heading}{nft.render(rules)}", end="")
 
 
 def diff(
@@ -80,28 +77,25 @@ def diff(
     settings: Settings = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what apply would change. Writes nothing.
-
-    Exit codes: 0 nothing would change, 1 something would, 2 error.
-    """
+    """Show what apply would change. Writes nothing."""
     from agent.cli import show
 
     need_root("diff")
-    reports = _inspected(targets(names, netns, file, settings))
+    reports = inspected(targets(names, netns, file, settings))
     differing = [each for each in reports if each.changes]
     if output is Output.JSON:
         show.as_json(reports)
     else:
         for each in reports:
             if each.changes:
-                show.line(each, "differs")
+                show.line(each, "differs", _to_change(each))
                 show.changes(each)
-            elif not _failed(each):
-                show.line(each, "same")
-            else:
+            elif failed(each):
                 show.line(each)
-        show.hint(f"`weir apply {_named(differing, netns)}` makes it so" if differing else "")
-    raise typer.Exit(2 if any(map(_failed, reports)) else bool(differing))
+            else:
+                show.line(each, "same", _unchanged(each))
+        show.hint(_what_apply_does(differing, netns) if differing else "")
+    raise typer.Exit(2 if any(map(failed, reports)) else bool(differing))
 
 
 def verify(
@@ -111,24 +105,24 @@ def verify(
     settings: Settings = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Check that targets are captured: rules, routes, listeners, families.
-
-    Exit codes: 0 all captured, 1 one is not, 2 error.
-    """
+    """Check that targets are captured: their rules, their routes, the proxy's ports, their address families."""
     from agent.cli import show
 
     need_root("verify")
-    reports = _inspected(targets(names, netns, file, settings))
+    reports = inspected(targets(names, netns, file, settings))
     missing = [each for each in reports if not each.captured]
     if output is Output.JSON:
         show.as_json(reports)
     else:
         for each in reports:
-            show.line(each, "captured" if each.captured else "")
+            holding = sum(holds for _, holds, _ in each.checks)
+            word, of = "captured" if each.captured else "", len(each.checks)
+            show.line(each, word, f"{holding} of {of} checks hold" if of else "")
             show.checks(each)
-        if any(each.changes for each in missing):
-            show.hint(f"`weir diff {_named(missing, netns)}` shows what is missing")
-    raise typer.Exit(2 if any(map(_failed, reports)) else bool(missing))
+        differing = [each for each in missing if each.changes]
+        if differing:
+            show.hint(f"`weir diff {_named(differing, netns)}` shows what is missing")
+    raise typer.Exit(2 if any(map(failed, reports)) else bool(missing))
 
 
 def status(
@@ -140,7 +134,8 @@ def status(
     """Show how targets stand: state and reason, streams kept outside, streams that a release waits for.
 
     What is shown is observed now in the kernel; a running daemon adds why it waits or fails. Without a file and a
-    target, the targets of the running daemon are shown. Exit code 0, or 2 when a target could not be looked at.
+    target, the targets of the running daemon are shown. OUTSIDE counts the streams that were open before the target
+    was captured and stay outside, CAPTURED those that go through the proxy.
     """
     from agent.cli import show
     from agent.local_api import Client
@@ -148,7 +143,7 @@ def status(
     need_root("status")
     client = Client()
     daemon = client.status() if client.is_there() else None
-    reports = tuple(_explained(each, daemon) for each in _inspected(targets(names, netns, file, None)))
+    reports = tuple(_explained(each, daemon) for each in inspected(targets(names, netns, file, None)))
     if output is Output.JSON:
         show.as_json(reports, daemon=daemon)
     else:
@@ -157,64 +152,14 @@ def status(
         show.table(reports)
         for each in reports:
             show.streams(each)
-    raise typer.Exit(2 if any(map(_failed, reports)) else 0)
+        for each in filter(failed, reports):
+            show.line(each)
+    raise typer.Exit(2 if any(map(failed, reports)) else 0)
 
 
-def wait(
-    name: OneName = None,
-    netns: Netns = None,
-    file: File = None,
-    settings: Settings = None,
-    goal: Annotated[Goal, typer.Option("--for", help="What to wait for.")] = Goal.CAPTURED,
-    timeout: Annotated[float, typer.Option("--timeout", min=0, help="Seconds to wait at most.")] = 30.0,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Wait until a target is captured, or free of Weir: for units that must not start before.
-
-    Changes nothing: a daemon, or `weir apply`, does. Exit codes: 0 it is so, 1 the time was over, 2 error.
-    """
-    from dataclasses import replace
-
-    from agent.cli import show
-    from agent.targets import Absent
-
-    need_root("wait")
-    chosen = targets([name] if name else None, netns, file, settings)
-    if len(chosen) != 1:
-        raise ConfigError(f"wait: wants one target, and these are {len(chosen)}", hint="name one")
-    target = chosen[0] if goal is Goal.CAPTURED else replace(chosen[0], wish=Absent())
-    deadline = time.monotonic() + timeout
-    while True:
-        report = _look_once(target, patient=True)
-        reached = report.captured if goal is Goal.CAPTURED else report.state == "removed"
-        if reached or time.monotonic() >= deadline:
-            break
-        time.sleep(min(WAIT_INTERVAL, max(0.0, deadline - time.monotonic())))
-    if output is Output.JSON:
-        show.as_json((report,), reached=reached)
-    else:
-        show.line(report, goal if reached else f"not {goal}")
-    raise typer.Exit(not reached)
-
-
-def _look_once(target: "Target", *, patient: bool) -> "Report":
-    """Look at a target; one whose namespace isn't there is free of Weir, and not captured."""
-    from agent.errors import NamespaceMissing, NotANamespace
-    from agent.report import Report
-    from agent.targets import Absent, State
-
-    try:
-        return _reports(_looks((target,)), forgive=not patient)[0]
-    except (NamespaceMissing, NotANamespace) as error:
-        state = State.REMOVED if isinstance(target.wish, Absent) else State.WAITING
-        return Report(target=target.name, netns=target.netns, state=state, reason=str(error), hint=error.hint)
-
-
-def _inspected(chosen: "tuple[Target, ...]") -> "tuple[Report, ...]":
-    return _reports(_looks(chosen), forgive=len(chosen) > 1)
-
-
-def _looks(chosen: "tuple[Target, ...]") -> "list[tuple[Target, Inspection | WeirError]]":
+def inspected(chosen: "tuple[Target, ...]") -> "tuple[Report, ...]":
+    """Look at targets, and return a report of each; one that can't be looked at has failed."""
+    from agent import report
     from agent.cli.kernel import with_handles
     from agent.inspection import inspect
     from agent.state import Records
@@ -224,32 +169,41 @@ def _looks(chosen: "tuple[Target, ...]") -> "list[tuple[Target, Inspection | Wei
     def look(target: "Target", handle: "Handle") -> "Inspection":
         return inspect(target, handle, records)
 
-    return with_handles(chosen, look)
+    return tuple(
+        report.of_error(target, found) if isinstance(found, WeirError) else report.of_inspection(found)
+        for target, found in with_handles(chosen, look)
+    )
 
 
-def _reports(looks: "list[tuple[Target, Inspection | WeirError]]", *, forgive: bool) -> "tuple[Report, ...]":
-    """Return the reports; an error is one too where others are to be shown beside it, and is raised otherwise."""
-    from agent import report
-
-    found = []
-    for target, look in looks:
-        if not isinstance(look, WeirError):
-            found.append(report.of_inspection(look))
-        elif forgive:
-            found.append(report.of_error(target, look))
-        else:
-            raise look
-    return tuple(found)
-
-
-def _failed(report: "Report") -> bool:
+def failed(report: "Report") -> bool:
+    """Tell whether a target could not be looked at, or not be changed."""
     return report.state == "failed"
+
+
+def _unchanged(report: "Report") -> str:
+    but = "" if report.captured else f", but it is {report.state}: {report.reason}"
+    return f"nothing would change{but}"
+
+
+def _to_change(report: "Report") -> str:
+    added = sum(each.startswith("  +") for each in report.changes)
+    removed = sum(each.startswith("  -") for each in report.changes)
+    return f"{added} to add, {removed} to remove"
+
+
+def _what_apply_does(reports: "list[Report]", netns: list[str] | None) -> str:
+    named = _named(reports, netns)
+    if any(each.state == "waiting" and ("proxy", False, each.reason) in each.checks for each in reports):
+        return f"`weir apply {named}` makes it so once the proxy answers; `weir verify {named}` says where it doesn't"
+    return f"`weir apply {named}` makes it so"
 
 
 def _named(reports: "list[Report]", netns: list[str] | None) -> str:
     """Return the arguments that mean these targets, for a command to paste."""
+    import shlex
+
     if netns:
-        return " ".join(f"--netns {each.netns}" for each in reports)
+        return " ".join(f"--netns {shlex.quote(each.netns)}" for each in reports)
     return " ".join(each.target for each in reports)
 
 

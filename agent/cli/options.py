@@ -1,12 +1,14 @@
 """The options that commands share, and the targets that they name."""
 
 import os
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli.manual import PAGES, Command
 from agent.errors import ConfigError, PermissionMissing
 
 if TYPE_CHECKING:
@@ -22,24 +24,28 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _complete(incomplete: str) -> list[str]:
-    """Return the targets of the default file that begin so; nothing where it can't be read."""
+def _targets_that_begin(context: typer.Context, incomplete: str) -> list[str]:
+    """Return the targets of the file that begin so, for completion; nothing where it can't be read."""
     from agent.errors import WeirError
-    from agent.sources.file import load
 
     try:
-        return [target.name for target in load(DEFAULT_FILE) if target.name.startswith(incomplete)]
+        file = context.params.get("file") or _daemons_file()
+        return [target.name for target in _load(file and Path(file)) if target.name.startswith(incomplete)]
     except WeirError:
         return []
 
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[TARGET]...", help="Targets by name; all of the file when none is given.", autocompletion=_complete
-    ),
-]
-OneName = Annotated[str | None, typer.Argument(metavar="[TARGET]", help="A target by name.", autocompletion=_complete)]
+def _namespaces_that_begin(incomplete: str) -> list[str]:
+    """Return the namespaces that have a name and begin so, for completion."""
+    from agent.kernel.netns import HOST, named
+
+    return [name for name in (HOST, *map(str, named())) if name.startswith(incomplete)]
+
+
+# Hidden from the list of options, where typer would show its Python type: the page of each command explains it.
+_TARGET = {"metavar": "TARGET", "hidden": True, "autocompletion": _targets_that_begin}
+Names = Annotated[list[str] | None, typer.Argument(**_TARGET)]
+OneName = Annotated[str | None, typer.Argument(**_TARGET)]
 File = Annotated[
     Path | None,
     typer.Option(
@@ -48,15 +54,28 @@ File = Annotated[
 ]
 Netns = Annotated[
     list[str] | None,
-    typer.Option("--netns", help="A namespace instead of a name: NAME, a path, pid:N, or host. May be repeated."),
+    typer.Option(
+        "--netns",
+        metavar="NETNS",
+        help="A namespace instead of a name. May be repeated.",
+        autocompletion=_namespaces_that_begin,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="A setting for this run, as in the file: --set dns=false. May be repeated."
+        "--set",
+        metavar="NAME=VALUE",
+        help="A setting for this run, as the file has it: --set dns=false. May be repeated.",
     ),
 ]
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
+
+
+def add(app: typer.Typer, *commands: Callable[..., None]) -> None:
+    """Add commands to the command line, each with its page."""
+    for command in commands:
+        app.command(short_help=PAGES[command.__name__].short, cls=Command)(command)
 
 
 def need_root(command: str) -> None:
@@ -76,7 +95,7 @@ def targets(
     overrides = _overrides(settings)
     file = file or _daemons_file()
     if names and netns:
-        raise ConfigError(f"target {names[0]!r} and --netns {netns[0]}: name targets, or namespaces, not both")
+        raise ConfigError(f"target {names[0]!r} and --netns {netns[0]!r}: name targets, or namespaces, not both")
     if netns:
         return tuple(_of_namespace(each, file, overrides) for each in dict.fromkeys(netns))
     found = _with(_load(file), overrides)
@@ -86,6 +105,22 @@ def targets(
         return found
     by_name = {target.name: target for target in found}
     return tuple(_named(name, by_name, file) for name in dict.fromkeys(names))
+
+
+def one_target(
+    command: str, name: str | None, netns: list[str] | None, file: Path | None, settings: list[str] | None
+) -> "Target":
+    """Return the only target that a command line means. Raises as `targets`."""
+    chosen = targets([name] if name else None, netns, file, settings)
+    return only(command, chosen)
+
+
+def only(command: str, chosen: tuple["Target", ...]) -> "Target":
+    """Return the one target that was chosen. Raises `ConfigError` for more."""
+    if len(chosen) != 1:
+        some = ", ".join(target.name for target in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
+        raise ConfigError(f"{command}: wants one target, and these are {len(chosen)}: {some}", hint="name one")
+    return chosen[0]
 
 
 def _daemons_file() -> Path | None:
@@ -133,7 +168,7 @@ def _of_namespace(netns: str, file: Path | None, overrides: dict[str, object]) -
     try:
         return target_file.target(netns, netns, {**defaults, **overrides})
     except CaptureError as error:
-        raise ConfigError(f"--netns {netns}: {error}") from None
+        raise ConfigError(f"--netns {netns!r}: {error}") from None
 
 
 def _with(found: tuple["Target", ...], overrides: dict[str, object]) -> tuple["Target", ...]:

@@ -1,11 +1,14 @@
 """Results as text for people or JSON for programs. The first line answers, the last says what to do."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
+from typing import TextIO
 
 import typer
 
+from agent.cli.failing import clean
 from agent.report import Report
 from agent.targets import State
 
@@ -26,58 +29,86 @@ def as_json(reports: Iterable[Report], **more: object) -> None:
     print(json.dumps({"targets": [each.document() for each in reports], **more}, indent=2))
 
 
-def line(report: Report, word: str = "") -> None:
-    """Print what a target came to, on one line."""
-    state = typer.style(f"{word or report.state:<10}", fg=_COLOURS[report.state])
-    typer.echo(f"{state} {_name(report)}: {report.reason}")
+def line(report: Report, word: str = "", reason: str = "") -> None:
+    """Print what a target came to: on one line, or for a failed one as an error, with what to do."""
+    failed = report.state is State.FAILED
+    stream = sys.stderr if failed else sys.stdout
+    first, _, rest = clean(reason or report.reason).partition("\n")
+    state = _painted(f"{word or report.state:<10}", _COLOURS[report.state], stream)
+    print(f"{state} {clean(name(report))}: {first}", file=stream)
+    for each in rest.splitlines():
+        print(f"  {each}", file=stream)
+    if failed and report.hint:
+        print(f"  {clean(report.hint)}", file=stream)
 
 
-def _name(report: Report) -> str:
+def name(report: Report) -> str:
+    """Return how a target is called: by its name, and by its namespace where that is another one."""
     return report.target if report.target == report.netns else f"{report.target} (netns {report.netns})"
 
 
 def hint(text: str) -> None:
     """Print what to do, after everything else."""
     if text:
-        typer.echo(text)
+        print(clean(text))
 
 
 def changes(report: Report) -> None:
     """Print what would change in a target."""
     for each in report.changes:
-        mark = each.strip()[:1]
-        colour = {"+": "green", "-": "red"}.get(mark) if each.startswith(" ") else None
-        typer.echo(typer.style(f"  {each}", fg=colour, bold=colour is None))
+        mark = each.strip()[:1] if each.startswith(" ") else ""
+        colour = {"+": "green", "-": "red"}.get(mark, "")
+        print(_painted(f"  {clean(each)}", colour, sys.stdout, bold=not colour))
 
 
 def checks(report: Report) -> None:
     """Print what was checked in a target."""
-    for name, holds, said in report.checks:
-        mark = typer.style("ok " if holds else "not", fg="green" if holds else "red")
-        typer.echo(f"  {mark} {name:<9} {said}")
+    for check, holds, said in report.checks:
+        mark = _painted("ok " if holds else "not", "green" if holds else "red", sys.stdout)
+        print(f"  {mark} {check:<9} {clean(said)}")
 
 
 def streams(report: Report) -> None:
-    """Print the streams that stay outside, and how many go on through the proxy while a release waits."""
-    kept = report.kept
-    for each in kept[:MOST_STREAMS]:
-        typer.echo(f"    kept outside: {each}")
-    if len(kept) > MOST_STREAMS:
-        typer.echo(f"    and {len(kept) - MOST_STREAMS} more; --output json lists all")
-    if report.state is State.DRAINING:
-        for each in report.draining[:MOST_STREAMS]:
-            typer.echo(f"    draining: {each}")
+    """Print the streams that stay outside, and those that go on through the proxy while a release waits."""
+    for heading, found in (("outside", report.kept), ("draining", report.draining)):
+        if found:
+            print(f"{clean(name(report))}: {_counted(len(found), 'stream')} {heading}")
+            for each in found[:MOST_STREAMS]:
+                print(f"  {each}")
+            if len(found) > MOST_STREAMS:
+                print(f"  and {len(found) - MOST_STREAMS} more; --output json lists all")
 
 
 def table(reports: tuple[Report, ...]) -> None:
-    """Print targets as a table: as wide as the terminal, or as it needs where there is none."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print targets as a table; the reason comes last, since it may be long."""
+    headings = ("TARGET", "NETNS", "STATE", "OUTSIDE", "CAPTURED", "REASON")
+    rows = [headings, *(_row(each) for each in reports)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(headings))]
+    for number, row in enumerate(rows):
+        cells = [f"{cell:>{width}}" if at in (3, 4) else f"{cell:<{width}}" for at, cell, width in _placed(row, widths)]
+        text = "  ".join(cells[:2])
+        colour = _COLOURS[reports[number - 1].state] if number else ""
+        text += "  " + _painted(cells[2], colour, sys.stdout, bold=not number)
+        print(f"{text}  {'  '.join(cells[3:])}".rstrip())
 
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("TARGET", "NETNS", "STATE", "KEPT", "CAPTURED", "REASON"):
-        shown.add_column(heading, overflow="fold", justify="right" if heading in ("KEPT", "CAPTURED") else "left")
-    for each in reports:
-        state = f"[{_COLOURS[each.state]}]{each.state}[/]"
-        shown.add_row(each.target, each.netns, state, str(each.kept_count), str(each.captured_count), each.reason)
-    Console(width=None if sys.stdout.isatty() else 200, soft_wrap=not sys.stdout.isatty()).print(shown)
+
+def _row(report: Report) -> tuple[str, ...]:
+    state = "captured" if report.captured else str(report.state)
+    counts = ("-", "-") if report.state is State.FAILED else (str(report.kept_count), str(report.captured_count))
+    return (clean(report.target), clean(report.netns), state, *counts, clean(report.reason).replace("\n", ";"))
+
+
+def _placed(row: tuple[str, ...], widths: list[int]) -> list[tuple[int, str, int]]:
+    return [
+        (at, cell, width if at < len(row) - 1 else 0) for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _painted(text: str, colour: str, stream: TextIO, *, bold: bool = False) -> str:
+    """Return a text in a colour, where the stream is a terminal that has some (and see https://no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb" or not stream.isatty()
+    return text if plain else typer.style(text, fg=colour or None, bold=bold or None)

@@ -5,8 +5,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, Names, Netns, OneName, Output, OutputOption, Settings, need_root, targets
-from agent.errors import ConfigError, TargetError, WeirError
+from agent.cli.options import (
+    File,
+    Names,
+    Netns,
+    OneName,
+    Output,
+    OutputOption,
+    Settings,
+    add,
+    need_root,
+    one_target,
+    only,
+    targets,
+)
+from agent.errors import Busy, ConfigError, TargetError, WeirError
 
 if TYPE_CHECKING:
     from agent.kernel.handle import Handle
@@ -16,8 +29,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    for command in (apply, remove, confirm):
-        app.command()(command)
+    add(app, apply, remove, confirm)
 
 
 def apply(
@@ -39,21 +51,33 @@ def apply(
 ) -> None:
     """Capture targets: write what differs, in one transaction each, and read it back.
 
-    Streams that are open go on (established = "keep"). A target that a running daemon holds is left to the daemon.
-
-    Exit codes: 0 all is as wanted, 1 a target waits (for its proxy, say), 2 error.
+    Connections that are open go on (established = "keep"). Where a running daemon holds a target, it does the work.
     """
+    from agent.cli.held import held
     from agent.cli.look import diff
 
     need_root("apply")
     if dry_run:
         diff(names, netns, file, settings, output)
     chosen = targets(names, netns, file, settings)
+    holding = held(chosen)
+    if holding and settings:
+        name = next(iter(holding))
+        raise ConfigError(
+            f"target {name!r}: --set {settings[0]}: the daemon holds it, and takes its settings from its file",
+            hint="change the file, which the daemon then reads again",
+        )
     if confirm is not None:
         from agent.cli.confirming import apply_guarded
 
-        raise typer.Exit(apply_guarded(chosen, confirm, output))
-    _finish(_written(chosen, "apply", 0.0), output)
+        target = only("apply --confirm", chosen)
+        if holding:
+            raise Busy(
+                f"target {target.name!r}: --confirm {confirm:g}: the daemon holds it, and would undo the undoing",
+                hint="stop the daemon first, or change its file",
+            )
+        raise typer.Exit(apply_guarded(target, confirm, output))
+    _finish(_written(chosen, holding, "apply", 0.0), output)
 
 
 def remove(
@@ -71,75 +95,50 @@ def remove(
     """Release targets: new connections go direct at once, captured streams end or drain, nothing is left.
 
     Without --drain, or when its time is over, the sockets of captured streams are destroyed, so that both ends see an
-    error rather than a hang. In a running daemon the wish lasts until `weir apply`. A killed command is taken up by the
-    next one, or by the daemon.
-
-    Exit codes: 0 nothing is left, 2 error.
+    error rather than a hang. A target of a running daemon stays released until `weir apply`. What a killed command
+    leaves undone, the next one or the daemon finishes.
     """
+    from agent.cli.held import held
+
     need_root("remove")
     if not (names or netns or all):
         raise ConfigError("remove: wants targets, --netns, or --all", hint="`weir status` lists the targets")
     if all and (names or netns):
-        raise ConfigError("remove: --all means every namespace, so no target can be named beside it")
+        named = f"target {names[0]!r}" if names else f"--netns {(netns or [''])[0]!r}"
+        raise ConfigError(f"remove: {named} beside --all, which means every namespace", hint="leave one of them out")
     chosen = _everywhere() if all else targets(names, netns, file, None)
-    _finish(_written(chosen, "remove", drain), output, nothing="nothing of Weir is in any namespace")
+    _finish(_written(chosen, held(chosen), "remove", drain), output, nothing="nothing of Weir is in any namespace")
 
 
 def confirm(name: OneName = None, netns: Netns = None, file: File = None, output: OutputOption = Output.TEXT) -> None:
-    """Keep what `weir apply --confirm` wrote. Works from any login.
-
-    Exit codes: 0 kept, 2 error: nothing waits to be confirmed.
-    """
+    """Keep what `weir apply --confirm` wrote. Works from any login."""
     from agent.cli.confirming import confirm_target
 
     need_root("confirm")
-    chosen = targets([name] if name else None, netns, file, None)
-    if len(chosen) != 1:
-        raise ConfigError(f"confirm: wants one target, and these are {len(chosen)}", hint="name one")
-    raise typer.Exit(confirm_target(chosen[0], output))
+    confirm_target(one_target("confirm", name, netns, file, None), output)
 
 
-def _written(chosen: "tuple[Target, ...]", verb: str, drain: float) -> "tuple[Report, ...]":
+def _written(chosen: "tuple[Target, ...]", holding: dict[str, str], verb: str, drain: float) -> "tuple[Report, ...]":
     """Have each target written by the daemon where it holds it, and here otherwise; return the reports in order."""
     from dataclasses import replace
 
     from agent.local_api import Client
     from agent.targets import Absent
 
-    client = Client()
-    held = _held(chosen, client) if client.is_there() else {}
     reports: dict[str, Report] = {}
-    if held:
-        names = tuple(held.values())
-        done = client.apply(names) if verb == "apply" else client.remove(names, drain)
+    if holding:
+        names = tuple(dict.fromkeys(holding.values()))
+        done = Client().apply(names) if verb == "apply" else Client().remove(names, drain)
         by_name = {each.target: each for each in done}
-        reports |= {ours: by_name[theirs] for ours, theirs in held.items()}
-    ours = tuple(target for target in chosen if target.name not in held)
+        reports |= {ours: by_name[theirs] for ours, theirs in holding.items()}
+    ours = tuple(target for target in chosen if target.name not in holding)
     if verb == "remove":
         ours = tuple(replace(target, wish=Absent(drain=drain)) for target in ours)
-    reports |= {each.target: each for each in _reconciled(ours, forgive=len(chosen) > 1)}
+    reports |= {each.target: each for each in _reconciled(ours)}
     return tuple(reports[target.name] for target in chosen)
 
 
-def _held(chosen: "tuple[Target, ...]", client: object) -> dict[str, str]:
-    """Return, for each target whose namespace a daemon holds, the daemon's name for it."""
-    from agent.kernel.netns import Netns as Where
-    from agent.kernel.netns import identify
-    from agent.local_api import Client
-
-    assert isinstance(client, Client)  # noqa: S101 (for the type checker; importing it above would be slow)
-    status = client.status()["targets"]
-    by_netns = {each["netns"]: each["target"] for each in status} if isinstance(status, list) else {}
-    held = {}
-    for target in chosen:
-        identity = identify(Where(target.netns).path)
-        name = by_netns.get(target.netns) or (client.holder(str(identity)) if identity else "")
-        if name:
-            held[target.name] = name
-    return held
-
-
-def _reconciled(chosen: "tuple[Target, ...]", *, forgive: bool) -> "list[Report]":
+def _reconciled(chosen: "tuple[Target, ...]") -> "list[Report]":
     from agent import report
     from agent.cli.kernel import with_handles
     from agent.reconcile import reconcile
@@ -157,15 +156,10 @@ def _reconciled(chosen: "tuple[Target, ...]", *, forgive: bool) -> "list[Report]
             outcome = reconcile(target, handle, records)
         return outcome
 
-    found = []
-    for target, outcome in with_handles(chosen, write):
-        if not isinstance(outcome, WeirError):
-            found.append(report.of_outcome(outcome))
-        elif forgive:
-            found.append(report.of_error(target, outcome))
-        else:
-            raise outcome
-    return found
+    return [
+        report.of_error(target, outcome) if isinstance(outcome, WeirError) else report.of_outcome(outcome)
+        for target, outcome in with_handles(chosen, write)
+    ]
 
 
 def _finish(reports: "tuple[Report, ...]", output: Output, nothing: str = "") -> None:
@@ -178,7 +172,7 @@ def _finish(reports: "tuple[Report, ...]", output: Output, nothing: str = "") ->
             show.line(each)
         if not reports and nothing:
             show.hint(nothing)
-        for hint in dict.fromkeys(each.hint for each in reports):
+        for hint in dict.fromkeys(each.hint for each in reports if each.state != "failed"):
             show.hint(hint)
     states = {str(each.state) for each in reports}
     raise typer.Exit(2 if "failed" in states else 1 if states & {"waiting", "draining"} else 0)
@@ -195,10 +189,8 @@ def _everywhere() -> "tuple[Target, ...]":
     candidates = tuple(Target(name=place, netns=place, wish=Absent()) for place in places)
     found = []
     for target, traces in with_handles(candidates, lambda target, handle: has_traces(handle, target.table)):
-        if isinstance(traces, TargetError):
-            continue  # its last process ended in this moment, and the namespace with it
-        if isinstance(traces, WeirError):
-            raise traces
-        if traces:
+        # A namespace that went in this moment, with its last process, holds nothing; one that can't be read is tried
+        # all the same, so that it is reported.
+        if not isinstance(traces, TargetError) and traces:
             found.append(target)
     return tuple(found)

@@ -2,19 +2,28 @@
 
 import asyncio
 import json
+import logging
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from agent.daemon.slot import Slot
-from agent.errors import TargetError
+from agent.errors import DaemonError, TargetError
+from agent.kernel.netns import Identity, Netns, identify
 from agent.state import Records, write_whole
 from agent.targets import Absent, Outcome, State, Target
+from rulesets.model import Counter
+
+log = logging.getLogger("weir")
+# Seconds: counters that are younger are not read again, and all that a scrape spends on reading.
+FRESH, PATIENCE = 1.0, 0.5
 
 
 class Keeper:
-    """The targets, each in a slot of its own with a task of its own. To be used in the loop's thread."""
+    """The targets, each namespace in a slot of its own with a task of its own. To be used in the loop's thread."""
 
     def __init__(
         self,
@@ -34,12 +43,14 @@ class Keeper:
         self._resync = resync
         self._drain = drain
         self._observe = observe
-        self._slots: dict[str, Slot] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._slots: dict[str, Slot] = {}  # by the namespace, as written
+        self._holders: dict[Identity, Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, Target] = {}
         self._removed = _Removed(records.directory / "removed.json")
         self._passed = asyncio.Condition()
         self._announcements: set[asyncio.Task[None]] = set()
+        self._begun = self._closed = False
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -47,49 +58,72 @@ class Keeper:
         return tuple(_outcome(slot) for slot in self._slots.values())
 
     @property
+    def counted(self) -> tuple[tuple[Outcome, tuple[Counter, ...]], ...]:
+        """The newest outcome of each target with the counters of its rules, as they were last read."""
+        return tuple((_outcome(slot), slot.counters) for slot in self._slots.values())
+
+    @property
     def settled(self) -> bool:
         """Whether each target has been looked at once."""
-        return all(slot.outcome is not None for slot in self._slots.values())
+        return self._begun and all(slot.outcome is not None for slot in self._slots.values())
 
     def name_of(self, identity: str) -> str:
         """Return the name of the target that has this namespace open, or an empty text."""
-        return next((name for name, slot in self._slots.items() if slot.identity == identity), "")
+        return next((slot.target.name for slot in self._slots.values() if slot.identity == identity), "")
 
     def take(self, targets: Iterable[Target]) -> None:
         """Want these targets and no others. One that was wanted before and isn't now is released, and may drain."""
-        self._wanted = {target.name: target for target in targets}
-        self._removed.keep_only(self._wanted)
+        wanted = {target.name: target for target in targets}
+        self._removed.keep_only(wanted)
+        self._wanted = wanted
+        self._begun = True
+        before, self._slots = self._slots, {}
         for name, target in self._wanted.items():
             drain = self._removed.get(name)
-            self._want(target if drain is None else replace(target, wish=Absent(drain=drain)))
-        for name, slot in self._slots.items():
-            if name not in self._wanted and not isinstance(slot.target.wish, Absent):
-                slot.want(replace(slot.target, wish=Absent(drain=self._drain)))
+            newest = target if drain is None else replace(target, wish=Absent(drain=drain))
+            known = before.pop(target.netns, None)
+            if known is None or known.retired:
+                self._start(newest)
+            else:
+                self._slots[target.netns] = known
+                known.want(newest)
+        meant = self._meant()
+        for netns, slot in before.items():
+            if identify(Netns(netns).path) in meant:
+                slot.retire()  # a target of the file means the same namespace by another name
+            else:
+                self._slots[netns] = slot
+                wish = slot.target.wish if isinstance(slot.target.wish, Absent) else Absent(drain=self._drain)
+                if not slot.leaving or slot.target.name in self._wanted:
+                    slot.want(Target(name=self._unused(slot.target), netns=netns, wish=wish), leaving=True)
 
     def resume(self) -> None:
         """Take up what an earlier daemon or command left half-done, or keeps and nobody wants any more."""
-        taken = {slot.target.netns for slot in self._slots.values()}
+        meant = self._meant()
         for record in self._records.all():
-            if record.netns not in taken and (record.drain_until is not None or record.by_daemon):
-                name = record.name if record.name not in self._slots else f"{record.name} ({record.netns})"
-                self._want(Target(name=name, netns=record.netns, wish=Absent(drain=self._drain)))
+            if record.netns in self._slots or identify(Netns(record.netns).path) in meant:
+                continue
+            if record.drain_until is not None or record.by_daemon:
+                drain = self._drain if record.drain is None else record.drain
+                target = Target(name=record.name, netns=record.netns, wish=Absent(drain=drain))
+                self._start(replace(target, name=self._unused(target))).leaving = True
 
     def apply(self, names: Iterable[str]) -> None:
         """Want the targets of the file again that `remove` took away."""
         for name in self._known(names):
             self._removed.drop(name)
-            self._slots[name].want(self._wanted[name])
+            self._slot(name).want(self._wanted[name])
 
     def remove(self, names: Iterable[str], drain: float) -> None:
         """Want nothing in these targets until `apply`, also after a restart."""
         for name in self._known(names):
             self._removed.put(name, drain)
-            self._slots[name].want(replace(self._wanted[name], wish=Absent(drain=drain)))
+            self._slot(name).want(replace(self._wanted[name], wish=Absent(drain=drain)))
 
-    def wake(self, netns: str) -> None:
-        """Look at the target with this namespace name soon."""
+    def wake(self, netns: str | None) -> None:
+        """Look at the target with this namespace name soon; None is all of them."""
         for slot in self._slots.values():
-            if slot.target.netns == netns:
+            if netns is None or slot.target.netns == netns:
                 slot.wake()
 
     def check_identities(self) -> None:
@@ -97,22 +131,46 @@ class Keeper:
         for slot in self._slots.values():
             slot.check_identity()
 
+    async def count(self) -> None:
+        """Read the counters of the rules again, the oldest first, for as long as a scrape can wait."""
+        old = [slot for slot in self._slots.values() if slot.counted < time.monotonic() - FRESH]
+        reads = [asyncio.ensure_future(slot.count()) for slot in sorted(old, key=lambda slot: slot.counted)]
+        if reads:
+            _, late = await asyncio.wait(reads, timeout=PATIENCE)
+            for each in late:
+                each.cancel()
+
     async def until(self, names: Iterable[str], holds: Callable[[Outcome], bool]) -> tuple[Outcome, ...]:
-        """Wait until a pass for the newest wish of each target holds; return those outcomes."""
-        slots = [self._slots[name] for name in self._known(names)]
+        """Wait until a pass that began after this call holds for each target; return those outcomes.
+
+        Raises `DaemonError` when the daemon stops before.
+        """
+        waiting = [(slot, slot.asked) for slot in (self._slot(name) for name in self._known(names))]
 
         def all_hold() -> bool:
-            return all(slot.up_to_date and slot.outcome is not None and holds(slot.outcome) for slot in slots)
+            return self._closed or all(
+                slot.retired or (slot.answered >= asked and slot.outcome is not None and holds(slot.outcome))
+                for slot, asked in waiting
+            )
 
         async with self._passed:
             await self._passed.wait_for(all_hold)
-        return tuple(_outcome(slot) for slot in slots)
+        if self._closed:
+            raise DaemonError("the daemon is stopping", hint="the next one takes up what it left half-done")
+        return tuple(_outcome(slot) for slot, _ in waiting)
+
+    async def until_settled(self) -> None:
+        """Wait until each target has been looked at once."""
+        async with self._passed:
+            await self._passed.wait_for(lambda: self.settled or self._closed)
 
     async def close(self) -> None:
         """Stop keeping. Nothing in any namespace is changed."""
-        for task in self._tasks.values():
+        self._closed = True
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._announce()
 
     def _known(self, names: Iterable[str]) -> tuple[str, ...]:
         names = tuple(names)
@@ -121,23 +179,47 @@ class Keeper:
                 raise TargetError(f"target {name!r}: the daemon's file has no such target")
         return names
 
-    def _want(self, target: Target) -> None:
-        slot = self._slots.get(target.name)
-        if slot is not None:
-            slot.want(target)
-            return
-        slot = Slot(target, workers=self._workers, records=self._records, resync=self._resync, done=self._after_pass)
-        self._slots[target.name] = slot
-        self._tasks[target.name] = asyncio.get_running_loop().create_task(slot.run(), name=f"target {target.name}")
+    def _slot(self, name: str) -> Slot:
+        return self._slots[self._wanted[name].netns]
+
+    def _meant(self) -> set[Identity]:
+        """Return the namespaces that the file's targets mean at this moment."""
+        found = (identify(Netns(target.netns).path) for target in self._wanted.values())
+        return {identity for identity in found if identity is not None}
+
+    def _unused(self, target: Target) -> str:
+        """Return the name of a target that leaves; with its namespace where the name means another one by now."""
+        return f"{target.name} ({target.netns})" if target.name in self._wanted else target.name
+
+    def _start(self, target: Target) -> Slot:
+        slot = Slot(
+            target,
+            workers=self._workers,
+            records=self._records,
+            resync=self._resync,
+            holders=self._holders,
+            done=self._after_pass,
+        )
+        self._slots[target.netns] = slot
+        task = asyncio.get_running_loop().create_task(slot.run(), name=f"target {target.name}")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, slot))
+        return slot
+
+    def _ended(self, slot: Slot, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if self._slots.get(slot.target.netns) is slot:
+            del self._slots[slot.target.netns]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s is kept no longer", task.get_name(), exc_info=error)
+        if not self._closed:
+            self._tell()
 
     def _after_pass(self, slot: Slot) -> None:
-        outcome = _outcome(slot)
-        self._observe(outcome)
-        gone = outcome.state in (State.REMOVED, State.UNCHANGED) and isinstance(outcome.target.wish, Absent)
-        name = slot.target.name
-        if gone and slot.up_to_date and name not in self._wanted:
-            del self._slots[name]
-            self._tasks.pop(name).cancel()
+        self._observe(_outcome(slot))
+        self._tell()
+
+    def _tell(self) -> None:
         announcement = asyncio.get_running_loop().create_task(self._announce())
         self._announcements.add(announcement)
         announcement.add_done_callback(self._announcements.discard)
@@ -165,16 +247,16 @@ class _Removed:
         return self._drains.get(name)
 
     def put(self, name: str, drain: float) -> None:
-        self._drains[name] = drain
-        self._write()
+        self._write({**self._drains, name: drain})
 
     def drop(self, name: str) -> None:
-        if self._drains.pop(name, None) is not None:
-            self._write()
+        if name in self._drains:
+            self._write({key: drain for key, drain in self._drains.items() if key != name})
 
     def keep_only(self, names: Iterable[str]) -> None:
         for name in self._drains.keys() - set(names):
             self.drop(name)
 
-    def _write(self) -> None:
-        write_whole(self._path, json.dumps(self._drains))
+    def _write(self, drains: dict[str, float]) -> None:
+        write_whole(self._path, json.dumps(drains))
+        self._drains = drains

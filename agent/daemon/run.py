@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent import local_api, report
 from agent.daemon.keeper import Keeper
-from agent.errors import Busy, WeirError
+from agent.errors import Busy, PermissionMissing, WeirError
 from agent.observe import endpoints
 from agent.observe.metrics import Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
@@ -27,6 +27,8 @@ from agent.targets import Absent, Outcome, State, Target
 log = logging.getLogger("weir")
 # How often it is checked, in seconds, that each open namespace is still the one that its name means: one stat each.
 IDENTITY_INTERVAL = 1.0
+# Seconds until a file that was touched is read, and between two attempts to watch a directory.
+FILE_REST, WATCH_INTERVAL = 0.05, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +44,15 @@ class Settings:
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
-    targets = target_file.load(settings.file)
+    target_file.load(settings.file)
     _raise_file_limit()
     records = Records(by_daemon=True)
     with _alone(records.directory / "daemon.lock"), ThreadPoolExecutor(settings.workers, "kernel") as workers:
-        asyncio.run(_Run(settings, workers, records).until_stopped(targets))
+        asyncio.run(_until_stopped(settings, workers, records))
+
+
+async def _until_stopped(settings: Settings, workers: ThreadPoolExecutor, records: Records) -> None:
+    await _Run(settings, workers, records).until_stopped()
 
 
 class _Run:
@@ -57,9 +63,12 @@ class _Run:
         self._workers = workers
         self._records = records
         self._file_error = ""
+        self._text: str | None = None  # of the file, when it was last read
+        self._check: asyncio.TimerHandle | None = None
+        self._ready = False
         self._said: dict[str, tuple[State, str]] = {}
         self._stop = asyncio.Event()
-        self._metrics = Metrics(lambda: self._keeper.outcomes)
+        self._metrics = Metrics(lambda: self._keeper.counted)
         self._keeper = Keeper(
             workers=workers,
             records=records,
@@ -68,22 +77,24 @@ class _Run:
             observe=self._observe,
         )
 
-    async def until_stopped(self, targets: tuple[Target, ...]) -> None:
+    async def until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
+        targets = self._load()
+        http = await endpoints.serve(
+            self._settings.listen, self._metrics.registry, self._why_not_ready, self._keeper.count
+        )
         api = await local_api.serve(self, self._records.directory / local_api.SOCKET_NAME)
-        http = await endpoints.serve(self._settings.listen, self._metrics.registry, self._why_not_ready)
-        self._metrics.file_good(True)
-        self._keeper.take(targets)
-        self._keeper.resume()
+        loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
         background = [
             asyncio.create_task(_forever(self._watch_names), name="namespaces"),
             asyncio.create_task(_forever(self._watch_file), name="file"),
             asyncio.create_task(_forever(self._watch_identities), name="identities"),
             asyncio.create_task(self._tell_manager(), name="service manager"),
         ]
+        self._keeper.take(targets)
+        self._keeper.resume()
         log.info("keeping %d targets from %s", len(targets), self._settings.file)
         await self._stop.wait()
         notify(STOPPING="1")
@@ -119,19 +130,29 @@ class _Run:
         return tuple(map(report.of_outcome, outcomes))
 
     def reload(self) -> None:
-        notify(RELOADING="1", MONOTONIC_USEC=monotonic_microseconds())
+        if self._ready:
+            notify(RELOADING="1", MONOTONIC_USEC=monotonic_microseconds())
         try:
-            targets = target_file.load(self._settings.file)
+            targets = self._load()
+            self._keeper.take(targets)
+        finally:
+            if self._ready:
+                notify(READY="1", STATUS=self._summary())
+        self._said = {name: said for name, said in self._said.items() if name in {each.name for each in targets}}
+        log.info("keeping %d targets from %s", len(targets), self._settings.file)
+
+    def _load(self) -> tuple[Target, ...]:
+        self._text = None
+        try:
+            self._text = target_file.read(self._settings.file)
+            targets = target_file.parse(self._text, str(self._settings.file))
         except WeirError as error:
             self._file_error = str(error)
             self._metrics.file_good(False)
             raise
-        finally:
-            notify(READY="1")
         self._file_error = ""
         self._metrics.file_good(True)
-        self._keeper.take(targets)
-        log.info("keeping %d targets from %s", len(targets), self._settings.file)
+        return targets
 
     # What goes on in the background.
 
@@ -141,13 +162,29 @@ class _Run:
         except WeirError as error:
             log.error("the targets stay as they were: %s", error)
 
+    def _file_touched(self) -> None:
+        """Read the file in a moment: what replaces a file takes two or three steps."""
+        if self._check is None or self._check.when() <= asyncio.get_running_loop().time():
+            self._check = asyncio.get_running_loop().call_later(FILE_REST, self._reload_if_changed)
+
+    def _reload_if_changed(self) -> None:
+        try:
+            if target_file.read(self._settings.file) == self._text:
+                return
+        except WeirError as error:
+            if str(error) == self._file_error:
+                return
+        self._reload_and_log()
+
     def _observe(self, outcome: Outcome) -> None:
         self._metrics.count(outcome)
         name, said = outcome.target.name, (outcome.state, outcome.reason)
-        settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
-        if self._said.get(name) == said or (settled and self._said.get(name, (None,))[0] is State.APPLIED):
-            return
+        before = self._said.get(name)
         self._said[name] = said
+        # The look that follows a change says nothing new; the next change does.
+        settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
+        if before == said or (settled and before is not None and before[0] is State.APPLIED):
+            return
         level = {State.FAILED: logging.ERROR, State.DEGRADED: logging.WARNING}.get(outcome.state, logging.INFO)
         hint = f" ({outcome.hint})" if outcome.hint else ""
         log.log(level, "target %s (netns %s): %s: %s%s", name, outcome.target.netns, *said, hint)
@@ -159,7 +196,7 @@ class _Run:
         await watch_names(self._keeper.wake)
 
     async def _watch_file(self) -> None:
-        await watch_file(self._settings.file, self._reload_and_log)
+        await watch_file(self._settings.file, self._file_touched)
 
     async def _watch_identities(self) -> None:
         while True:
@@ -168,31 +205,45 @@ class _Run:
 
     async def _tell_manager(self) -> None:
         """Say that the daemon is ready once each target was looked at, and from then on that loop and workers move."""
-        while not self._keeper.settled:
-            await asyncio.sleep(0.02)
-        notify(READY="1", STATUS=f"keeping {len(self._keeper.outcomes)} targets")
+        await self._keeper.until_settled()
+        self._ready = True
+        notify(READY="1", STATUS=self._summary())
         interval = watchdog_interval()
         while interval is not None:
             await asyncio.get_running_loop().run_in_executor(self._workers, os.getpid)
             notify(WATCHDOG="1")
             await asyncio.sleep(interval)
 
+    def _summary(self) -> str:
+        bad = f"; the file is bad: {self._file_error}" if self._file_error else ""
+        return f"keeping {len(self._keeper.outcomes)} targets{bad}".replace("\n", " ")
+
 
 async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
-    """Keep watching; one that fails (a directory that went away, inotify's limit) begins again, and says so."""
+    """Keep watching; one that ends or fails (a directory that isn't there, inotify's limit) begins again."""
+    said = ""
     while True:
         try:
             await watch()
+            said = ""
         except OSError as error:
-            log.warning("watching stopped and begins again: %s", error)
-        await asyncio.sleep(1.0)
+            if said != str(error):
+                log.warning("watching begins again when it can: %s", error)
+            said = str(error)
+        await asyncio.sleep(WATCH_INTERVAL)
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Be the only daemon of a run directory. Raises `Busy`."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with path.open("a", encoding="ascii") as lock:
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = path.open("a", encoding="ascii")
+    except OSError as error:
+        raise PermissionMissing(
+            statement=f"write {path}", said=error.strerror or str(error), hint="set WEIR_RUN_DIR"
+        ) from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -121,7 +121,9 @@ class Handle:
             if self._generation is not None:
                 self._generation.close()
                 self._generation = None
-            self._tables = None  # which frees the libnftables context, and that closes its socket
+            if self._tables is not None:
+                self._tables.close()
+                self._tables = None
             self.netns.close()
 
 

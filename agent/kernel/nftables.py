@@ -5,18 +5,22 @@ threads at once, so each has a lock; and a context writes into the namespace in 
 """
 
 import ctypes
+import json
 import os
 import re
 import threading
 from pathlib import Path
 
 from agent.errors import KernelError, LibraryMissing, PermissionMissing, TableHeld
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
+from agent.kernel.tablequery import chain_names, table_flags
 from rulesets import nft, transaction
 from rulesets.diff import Plan
 from rulesets.model import Ruleset
 
 _LIBRARY = "libnftables.so.1"
 _CAP_NET_ADMIN = 1 << 12  # include/uapi/linux/capability.h
+_ATTEMPTS = 5  # to list the parts of a table that somebody else changes meanwhile
 _DENIED = "Operation not permitted"
 _ABSENT = "No such file or directory"
 # libnftables: "FILE:LINE:COL-COL: Error: TEXT", then the line, then a line of ^ under what it means.
@@ -41,16 +45,37 @@ class Tables:
             ) from None
         self._context.set_json_output(True)
         self._lock = threading.Lock()
+        self._netlink = RawNetlink(NETLINK_NETFILTER, feature="nf_tables over netlink", option="CONFIG_NF_TABLES")
 
     def read(self, table: str) -> Ruleset | None:
-        """Return our table as it is, or None when it isn't there. Foreign tables are not read."""
-        command = f"list table inet {table}"
-        code, output, said = self._run(command)
-        if code:
-            if _ABSENT in said:
+        """Return our table as it is, or None when it isn't there. Foreign tables are not read.
+
+        Raises `KernelError` also where what libnftables printed can't be understood.
+        """
+        for left in reversed(range(_ATTEMPTS)):
+            with self._lock:
+                flags = table_flags(self._netlink, table)
+                chains = chain_names(self._netlink, table) if flags else ()
+            if flags is None:
                 return None
-            raise _error(command, said)
-        return nft.parse(output, table)
+            try:
+                if not flags:
+                    return nft.parse(self._list(f"list table inet {table}"), table)
+                parts = [self._list(command) for command in _in_parts(table, chains)]
+                return nft.parse(_whole(table, flags, parts), table)
+            except nft.ListingError as error:
+                raise KernelError(statement=f"nft -j list table inet {table}", said=str(error)) from None
+            except KernelError as error:
+                if _ABSENT not in error.said or not left:
+                    raise
+        return None
+
+    def _list(self, command: str) -> str:
+        with self._lock:
+            code, output, said = self._context.cmd(command)
+        if code:
+            raise _error(command, said or "")
+        return output or ""
 
     def apply(self, plan: Plan, *, flags: tuple[str, ...] = ()) -> None:
         """Carry out a plan in one transaction; nothing where it is empty.
@@ -70,14 +95,43 @@ class Tables:
 
     def load(self, text: str) -> None:
         """Carry out nft text in one transaction. Raises as `apply` does."""
-        code, _, said = self._run(text)
+        # With an error in a buffer libnftables 1.0.6 shows its first line, with one in a file the line that is meant.
+        file = os.memfd_create("weir.nft", os.MFD_CLOEXEC)
+        try:
+            with open(file, "w", encoding="utf-8", closefd=False) as writer:
+                writer.write(text)
+            with self._lock:
+                code, _, said = self._context.cmd_from_file(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
         if code:
-            raise _error(text, said)
+            raise _error(text, said or "")
 
-    def _run(self, text: str) -> tuple[int, str, str]:
+    def close(self) -> None:
+        """Let go of the namespace. Twice is once; afterwards nothing else may be called."""
         with self._lock:
-            code, output, said = self._context.cmd(text)
-        return code, output or "", said or ""
+            self._netlink.close()
+            self._context = None  # libnftables closes its socket when its context is freed
+
+
+def _in_parts(table: str, chains: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the commands that list all of a table but the table itself, in the order of a whole listing.
+
+    Up to 1.0.8 libnftables reads memory that it has freed when it prints, as JSON, a table with just one flag
+    ("json: fix use after free in table_flags_json()"): nonsense at best, and a dormant table looks like any other.
+    They go one by one: of several chains asked for at once, 1.0.6 finds only the last.
+    """
+    kinds = ("counters", "quotas", "limits", "sets")
+    every = [f"list {kind} table inet {table}" for kind in kinds]
+    return (*every, *(f"list chain inet {table} {chain}" for chain in chains))
+
+
+def _whole(table: str, flags: tuple[str, ...], parts: list[str]) -> str:
+    """Put the listings of a table's parts together, with what the kernel said of the table itself."""
+    objects: list[object] = [{"table": {"family": "inet", "name": table, "flags": list(flags)}}]
+    for part in parts:
+        objects += [each for each in json.loads(part)["nftables"] if "metainfo" not in each]
+    return json.dumps({"nftables": objects})
 
 
 def _error(text: str, said: str) -> KernelError:

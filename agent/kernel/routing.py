@@ -19,7 +19,7 @@ from rulesets.vocabulary import FULL_MASK, Family, Mark
 PROTOCOL = 119
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _EVERYTHING = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
-LOOPBACK_INDEX = 1  # lo is the first interface of every namespace (net/core/dev.c)
+_LOOPBACK_INDEX = 1  # lo is the first interface of every namespace (net/core/dev.c)
 _RT_SCOPE_HOST = 254
 _RTN_LOCAL = 2
 _FR_ACT_TO_TBL = 1
@@ -143,7 +143,7 @@ def _change_route(rtnetlink: Any, command: str, route: LocalRoute) -> None:
         "family": _FAMILIES[route.family],
         "dst": _EVERYTHING[route.family],
         "type": "local",
-        "oif": LOOPBACK_INDEX,
+        "oif": _LOOPBACK_INDEX,
         "table": route.table,
         "proto": PROTOCOL,
     }

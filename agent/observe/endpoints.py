@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,15 +43,19 @@ def parse_listen(text: str) -> Listen:
     return Listen(host=str(address), port=port)
 
 
-async def serve(listen: Listen, registry: CollectorRegistry, ready: Callable[[], str]) -> web.AppRunner | None:
+async def serve(
+    listen: Listen, registry: CollectorRegistry, ready: Callable[[], str], count: Callable[[], Awaitable[None]]
+) -> web.AppRunner | None:
     """Listen; the runner's `cleanup` ends it. `ready` returns why the daemon isn't ready; empty when it is.
 
-    Raises `ConfigError` when the address can't be had.
+    `count` is awaited before the metrics are written, to read what is too old. Raises `ConfigError` when the address
+    can't be had.
     """
     if listen == Listen():
         return None
 
     async def metrics(request: web.Request) -> web.Response:
+        await count()
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": kind})
 
@@ -66,7 +70,7 @@ async def serve(listen: Listen, registry: CollectorRegistry, ready: Callable[[],
     served.router.add_get("/metrics", metrics)
     served.router.add_get("/healthz", healthz)
     served.router.add_get("/readyz", readyz)
-    runner = web.AppRunner(served, access_log=None)
+    runner = web.AppRunner(served, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     site = web.UnixSite(runner, str(listen.path)) if listen.path else web.TCPSite(runner, listen.host, listen.port)
     try:

@@ -7,6 +7,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from agent.targets import Captured, Outcome, State
+from rulesets import model
+
+Counted = tuple[Outcome, tuple[model.Counter, ...]]
 
 MOST_TARGETS = 1000
 _PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -15,8 +18,8 @@ _PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 class Metrics:
     """The daemon's metrics: counted as passes end, and read from the targets when scraped."""
 
-    def __init__(self, outcomes: Callable[[], Iterable[Outcome]]) -> None:
-        """`outcomes` returns the newest outcome of each target."""
+    def __init__(self, counted: Callable[[], Iterable[Counted]]) -> None:
+        """`counted` returns the newest outcome of each target, with its rules' counters."""
         self.registry = CollectorRegistry()
         self._passes = Counter(
             "weir_passes", "Passes over a target, by the state that they ended in.", ["state"], registry=self.registry
@@ -29,7 +32,7 @@ class Metrics:
         for state in State:
             self._passes.labels(state=state)
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Targets(outcomes))
+        self.registry.register(_Targets(counted))
 
     def count(self, outcome: Outcome) -> None:
         """Count a pass that has ended."""
@@ -46,18 +49,18 @@ class Metrics:
 class _Targets(Collector):
     """Reads the targets' newest outcomes when scraped: nothing is kept twice, and one that is gone leaves no series."""
 
-    def __init__(self, outcomes: Callable[[], Iterable[Outcome]]) -> None:
-        self._outcomes = outcomes
+    def __init__(self, counted: Callable[[], Iterable[Counted]]) -> None:
+        self._counted = counted
 
     def collect(self) -> Iterator[Metric]:
-        outcomes = tuple(self._outcomes())
+        counted = tuple(self._counted())
         by_state = GaugeMetricFamily("weir_targets", "Targets, by state.", labels=["state"])
         for state in State:
-            by_state.add_metric([state], sum(each.state is state for each in outcomes))
+            by_state.add_metric([state], sum(each.state is state for each, _ in counted))
         yield by_state
-        shown = outcomes[:MOST_TARGETS]
+        shown = counted[:MOST_TARGETS]
         yield GaugeMetricFamily(
-            "weir_targets_left_out", "Targets beyond the limit of series.", value=len(outcomes) - len(shown)
+            "weir_targets_left_out", "Targets beyond the limit of series.", value=len(counted) - len(shown)
         )
         captured = GaugeMetricFamily(
             "weir_target_captured", "Whether a target that is to be captured is.", labels=["target"]
@@ -76,14 +79,13 @@ class _Targets(Collector):
             "Bytes of the packets that a rule has matched, when last read.",
             labels=["target", "rule"],
         )
-        for each in shown:
+        for each, counters in shown:
             name = each.target.name
             if isinstance(each.target.wish, Captured):
                 captured.add_metric([name], each.captured)
             kept.add_metric([name], each.kept)
             draining.add_metric([name], each.draining)
-            read = each.plan.rules.actual if each.plan is not None else None
-            for counter in read.counters if read else ():
+            for counter in counters:
                 packets.add_metric([name, counter.name], counter.packets)
                 size.add_metric([name, counter.name], counter.bytes)
         yield from (captured, kept, draining, packets, size)

@@ -24,8 +24,13 @@ _HOST_DEFAULTS: Mapping[str, object] = {"inbound": False, "dns": False}
 
 def load(path: Path) -> tuple[Target, ...]:
     """Return the targets of a file. Raises `ConfigError`."""
+    return parse(read(path), str(path))
+
+
+def read(path: Path) -> str:
+    """Return a file's text. Raises `ConfigError`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: there is no such file", hint="name one with --file, or a namespace with --netns"
@@ -34,7 +39,6 @@ def load(path: Path) -> tuple[Target, ...]:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
-    return parse(text, str(path))
 
 
 def parse(text: str, where: str) -> tuple[Target, ...]:

@@ -1,6 +1,5 @@
-"""Word of namespaces that come and go: inotify where names are kept, a look at each open one every second."""
+"""Word of namespaces that come and go, and of a file that changes: inotify where they are kept."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,31 +7,51 @@ from asyncinotify import Inotify, Mask
 
 from agent.kernel.netns import NETNS_DIRECTORY
 
+_ENDED = Mask.IGNORED | Mask.UNMOUNT | Mask.MOVE_SELF
+_NAMES = Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.ATTRIB | Mask.MOVE_SELF | Mask.ONLYDIR
+_FILES = Mask.CLOSE_WRITE | Mask.MOVE | Mask.CREATE | Mask.DELETE | Mask.MOVE_SELF | Mask.ONLYDIR
 
-async def watch_names(changed: Callable[[str], None], directory: Path = NETNS_DIRECTORY) -> None:
-    """Call `changed` with the name of every namespace that gets or loses its name, until cancelled.
 
-    ``ip netns add`` makes the file first and mounts the namespace on it a moment later, which inotify doesn't show: at
-    the call it may not be one yet. The directory itself may come later too; until then there is nothing to watch.
+async def watch_names(changed: Callable[[str | None], None], directory: Path = NETNS_DIRECTORY) -> None:
+    """Call `changed` with the name of every namespace that gets or loses its name; None: with any of them.
+
+    Returns when the directory goes, and raises `OSError` when it isn't there: begin again later. Begins with one call,
+    for what has happened before. ``ip netns add`` makes the file first and mounts the namespace on it a moment later,
+    which inotify doesn't show: at the call it may not be one yet.
     """
-    while not directory.is_dir():
-        await asyncio.sleep(1.0)
     with Inotify() as inotify:
-        inotify.add_watch(directory, Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.ATTRIB)
+        inotify.add_watch(directory, _NAMES)
+        changed(None)
         async for event in inotify:
-            if event.name is not None:
-                changed(str(event.name))
+            if event.mask & _ENDED:
+                return
+            changed(None if event.name is None else str(event.name))
 
 
 async def watch_file(path: Path, changed: Callable[[], None]) -> None:
-    """Call `changed` whenever a file is written or replaced, until cancelled.
+    """Call `changed` whenever a file may have been written or replaced; perhaps too often, so look whether it was.
 
-    Its directory is watched, since editors and configuration tools replace files by renaming another over them.
+    Its directory is watched, since editors and configuration tools replace files by renaming another over them; and
+    that to which a symbolic link leads. Begins, ends and fails as `watch_names` does.
     """
-    while not path.parent.is_dir():
-        await asyncio.sleep(1.0)
+    directories = _directories(path)
     with Inotify() as inotify:
-        inotify.add_watch(path.parent, Mask.CLOSE_WRITE | Mask.MOVED_TO | Mask.DELETE)
+        for directory in directories:
+            inotify.add_watch(directory, _FILES)
+        changed()
         async for event in inotify:
-            if event.name is not None and str(event.name) == path.name:
+            if event.mask & _ENDED:
+                return
+            if event.name is None or _may_be(path, str(event.name)):
                 changed()
+                if _directories(path) != directories:
+                    return
+
+
+def _directories(path: Path) -> frozenset[Path]:
+    return frozenset((path.parent, path.resolve().parent))
+
+
+def _may_be(path: Path, name: str) -> bool:
+    # A Kubernetes volume changes by exchanging a link in the middle of the chain, whatever it is called.
+    return name == path.name or path.is_symlink()

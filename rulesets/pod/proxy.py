@@ -68,6 +68,6 @@ def to_app(capture: Capture, _stage: Stage) -> Iterator[Rule]:
 def captured_go_on(capture: Capture, _stage: Stage) -> Iterator[Rule]:
     """Keep connection tracking going, which translates what captured streams send and get.
 
-    A nat chain alone doesn't: the kernel tracks where a rule asks for it (nf_ct_netns_get, called by nft_ct and nft_nat).
+    A nat chain alone doesn't: the kernel tracks where a rule asks for it (nf_ct_netns_get; nft_ct and nft_nat call it).
     """
     yield Rule(slug="captured-go-on", matches=(ConnMark(mark=capture.connection_mark),), action=Accept())

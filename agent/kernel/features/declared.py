@@ -189,7 +189,7 @@ FEATURES = (
         name="tables with an owner",
         option="CONFIG_NF_TABLES",
         since="5.12",
-        instead="`apply --confirm` is undone by a process of its own rather than by the kernel",
+        instead="an unconfirmed `apply --confirm` is undone by its guard alone: kill that with -9 and it stays",
         builds_on=(_INET,),
         proof=rules("owner", "type filter hook output priority -300", before="\tflags owner;\n"),
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +54,9 @@ class Edge(Protocol):
     def run(self, proof: Callable[[], None]) -> None:
         """Call a proof that is a function. Raises what it raises."""
 
+    def close(self) -> None:
+        """Let go of the namespace."""
+
 
 class ThisKernel:
     """The kernel that runs here."""
@@ -68,6 +72,10 @@ class ThisKernel:
         """Call a proof."""
         proof()
 
+    def close(self) -> None:
+        """Let go of the namespace."""
+        self._tables.close()
+
 
 def probe(edge: Callable[[], Edge] = ThisKernel) -> tuple[Finding, ...]:
     """Try every feature and return what was found, in the order of `FEATURES`. The caller's namespace is not touched.
@@ -78,7 +86,8 @@ def probe(edge: Callable[[], Edge] = ThisKernel) -> tuple[Finding, ...]:
 
     def inside() -> tuple[Finding, ...]:
         netns.leave_for_new_namespace()
-        return _findings(edge())
+        with closing(edge()) as made:
+            return _findings(made)
 
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weir-features") as thrown_away:
         return thrown_away.submit(inside).result()

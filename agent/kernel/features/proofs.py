@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
+from typing import Any
 
 from agent.errors import KernelError
 from agent.kernel import ipv6, netns, routing
@@ -27,8 +28,9 @@ Proof = str | Callable[[], None]
 
 _LOCALHOST = "127.0.0.1"
 _HERE, _THERE = "192.0.2.1", "192.0.2.2"  # RFC 5737: in nobody's use
-_SECONDS = 1.0  # a packet on `lo` arrives before `send` returns; only one that never comes is waited for
-_ETHERTYPE_IPV4 = 0x0800
+_SECONDS = 1.0  # what is sent on `lo` arrives before `send` returns; only what never comes is waited for
+_AGAIN, _ATTEMPTS = 0.01, 100
+_LINK = "weir-proof"
 # include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h
 _BATCH_BEGIN, _BATCH_END = 16, 17
 _SUBSYS_NFTABLES = 10
@@ -55,48 +57,60 @@ def port_translated() -> None:
     """Send a datagram to one port and receive it at the other.
 
     Linux 5.14 to 5.18 accept such a rule in an inet table and never carry it out (fixed by "netfilter: nat: really
-    support inet nat without l3 address"), so loading it proves nothing. What a socket sends on `lo` passes output
-    first, where its translation is settled; a packet socket puts it straight before prerouting. There it needs
-    addresses outside of 127.0.0.0/8, and a way back by `lo` for rp_filter.
+    support inet nat without l3 address"), so loading it proves nothing. What is sent inside a namespace passes output
+    first, where its translation is settled: it has to come from another one. Without veth, loading has to do.
     """
     with contextlib.ExitStack() as stack:
-        _add_addresses()
         listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        listener.settimeout(_SECONDS)
-        listener.bind((_HERE, 0))
+        listener.settimeout(_AGAIN)
+        listener.bind(("", 0))
         port = listener.getsockname()[1]
-        asked = port - 1
-        rule = f"udp dport {asked} dnat to :{port}"
-        Tables().load(rules("dnat", "type nat hook prerouting priority -101", rule))
-        wire = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
-        wire.sendto(_datagram(asked), ("lo", _ETHERTYPE_IPV4, 0, 0, bytes(6)))
-        try:
-            listener.recv(1)
-        except TimeoutError:
-            raise KernelError(statement=rule, said="the rule is accepted, and not carried out") from None
+        rule = f"udp dport {port - 1} dnat to :{port}"
+        tables = stack.enter_context(contextlib.closing(Tables()))
+        tables.load(rules("dnat", "type nat hook prerouting priority -101", rule))
+        sender = _neighbour()
+        if sender is None:
+            return
+        stack.enter_context(sender)
+        for _ in range(_ATTEMPTS):
+            # A new link drops all until a kernel worker has given it its queue.
+            sender.sendto(b"", (_HERE, port - 1))
+            with contextlib.suppress(TimeoutError):
+                listener.recv(1)
+                return
+        raise KernelError(statement=rule, said="the rule is accepted, and not carried out")
 
 
-def _add_addresses() -> None:
+def _neighbour() -> socket.socket | None:
+    """Return a UDP socket of another throw-away namespace, with a link to this one; None where there is no veth."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
-    lo = routing.LOOPBACK_INDEX
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with IPRoute() as rtnetlink:
-            rtnetlink.addr("add", family=socket.AF_INET, index=lo, address=_HERE, prefixlen=32)
-            rtnetlink.route("add", family=socket.AF_INET, dst=f"{_THERE}/32", oif=lo)
+        netns.leave_for_new_namespace()
+        try:
+            with IPRoute() as there:
+                there.link("add", ifname=_LINK, kind="veth", peer={"ifname": _LINK, "net_ns_fd": home})
+                _address(there, _THERE)
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        finally:
+            netns.set_thread_namespace(home)
+        with IPRoute() as here:
+            _address(here, _HERE)
     except NetlinkError as error:
-        raise KernelError(statement=f"ip addr add {_HERE}/32 dev lo", said=os.strerror(error.code)) from None
+        if error.code == errno.EOPNOTSUPP:
+            return None
+        raise KernelError(statement="ip link add type veth", said=os.strerror(error.code)) from None
+    finally:
+        os.close(home)
+    return sender
 
 
-def _datagram(port: int) -> bytes:
-    """Return an IPv4 packet (RFC 791) with an empty UDP datagram (RFC 768; a checksum of 0 is none)."""
-    there, here = socket.inet_aton(_THERE), socket.inet_aton(_HERE)
-    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 28, 0, 0, 64, socket.IPPROTO_UDP, 0, there, here)
-    total = sum(struct.unpack("!10H", header))
-    checksum = ~(total + (total >> 16)) & 0xFFFF
-    packet: bytes = header[:10] + checksum.to_bytes(2, "big") + header[12:] + struct.pack("!HHHH", port, port, 8, 0)
-    return packet
+def _address(rtnetlink: Any, address: str) -> None:
+    index = rtnetlink.link_lookup(ifname=_LINK)[0]
+    rtnetlink.addr("add", family=socket.AF_INET, index=index, address=address, prefixlen=24)
+    rtnetlink.link("set", index=index, state="up")
 
 
 def table_persists() -> None:

@@ -1,0 +1,175 @@
+"""What `--help` says beside the options: examples, exit codes, targets and the JSON document."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+_TARGETS = {
+    "TARGET": "a name from the file; every target of the file where none is named",
+    "--netns": "a namespace instead: NAME (as in `ip netns`), /PATH, pid:NUMBER, or host",
+}
+_ONE_TARGET = {**_TARGETS, "TARGET": "a name from the file; may be left out where the file has one target"}
+_ERROR = "error: one message on standard error (with --output json a document on standard output)"
+GENERAL_CODES = {"0": "same, done, or captured", "1": "differs, waits, or not captured", "2": _ERROR}
+_REPORTS = '{"targets": [REPORT, ...]}'
+_REPORT = (
+    "REPORT: target, netns, state (unchanged, applied, removed, waiting, draining, degraded, failed), reason,"
+    " hint, captured, changes, seconds, kept, kept_count, draining, captured_count, checks (check, holds, said),"
+    " counters (rule, packets, bytes)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One command's page: `short` stands in the list of commands, `examples` are command lines and what they do."""
+
+    short: str
+    examples: dict[str, str]
+    codes: dict[str, str]
+    targets: dict[str, str] | None = None
+    document: str = ""
+
+    def sections(self) -> list[tuple[str, dict[str, str] | str]]:
+        """Return headings, each with its terms and their meaning, or with a text."""
+        shown: list[tuple[str, dict[str, str] | str]] = []
+        if self.targets:
+            shown.append(("Targets", self.targets))
+        shown += [("Examples", self.examples), ("Exit codes", self.codes)]
+        if self.document:
+            shown.append(("Output with --output json", self.document))
+        return shown
+
+
+PAGES = {
+    "render": Page(
+        short="Print the rules a target is to have",
+        targets=_TARGETS,
+        examples={
+            "weir render web": "the rules of the target web, as nft's text",
+            "weir render --set dns=false": "the rules of a capture, without a file or a namespace",
+            "weir render --set 'exclude_outbound_networks=[\"10.0.0.0/8\"]' --format json": "as `nft -j -f` loads it",
+        },
+        codes={"0": "printed", "2": _ERROR},
+        document='{"targets": [{"target": NAME, "netns": WHERE, "rules": {"nftables": [...]}}, ...]}',
+    ),
+    "diff": Page(
+        short="Show what apply would change; change nothing",
+        targets=_TARGETS,
+        examples={
+            "weir diff": "every target of /etc/weir/weir.toml",
+            "weir diff --netns web --set dns=false": "one namespace, with the file's defaults and one setting",
+            "weir diff --file new.toml web db": "two targets of another file",
+        },
+        codes={"0": "nothing would change", "1": "something would", "2": _ERROR},
+        document=f"{_REPORTS}; what would change is in changes.\n{_REPORT}",
+    ),
+    "verify": Page(
+        short="Check that targets are captured",
+        targets=_TARGETS,
+        examples={
+            "weir verify": "every target of the file: rules, routes, the proxy's ports, families",
+            "weir verify --netns pid:4711": "the namespace of a process",
+        },
+        codes={"0": "all are captured", "1": "one is not, or not wholly", "2": _ERROR},
+        document=f"{_REPORTS}; what was checked is in checks.\n{_REPORT}",
+    ),
+    "status": Page(
+        short="Show how targets stand, and their streams",
+        targets=_TARGETS,
+        examples={
+            "weir status": "a table of the running daemon's targets, or of the file's",
+            "weir status --netns web --output json": "one namespace, with every stream and counter",
+        },
+        codes={"0": "all could be looked at, captured or not", "2": _ERROR},
+        document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs}.\n' + _REPORT,
+    ),
+    "wait": Page(
+        short="Wait until a target is captured, or free of Weir",
+        targets=_ONE_TARGET,
+        examples={
+            "weir wait web": "return as soon as web is captured, after 30 s at most",
+            "weir wait web --for absent --timeout 5": "return as soon as nothing of Weir is in it",
+        },
+        codes={"0": "it is so", "1": "it was not so in time", "2": _ERROR},
+        document=f'{{"targets": [REPORT], "reached": true or false}}.\n{_REPORT}',
+    ),
+    "apply": Page(
+        short="Capture targets: write what differs",
+        targets=_TARGETS,
+        examples={
+            "weir apply": "every target of /etc/weir/weir.toml",
+            "weir apply --dry-run web": "show what would change, as `weir diff` does",
+            "weir apply --netns web --set established=reset": "one namespace; connections that are open end",
+            "weir apply --netns host --confirm 60": "undone after a minute unless confirmed: for remote hosts",
+        },
+        codes={
+            "0": "all is as wanted (with --confirm: kept)",
+            "1": "a target waits, for its proxy say (with --confirm: undone; with --dry-run: something differs)",
+            "2": _ERROR,
+        },
+        document=f'{_REPORTS}; with --confirm also "kept": true or false.\n{_REPORT}',
+    ),
+    "remove": Page(
+        short="Release targets: leave nothing behind",
+        targets={**_TARGETS, "TARGET": "a name from the file"},
+        examples={
+            "weir remove web": "now; captured streams end with an error",
+            "weir remove web --drain 300": "captured streams may go on for five minutes",
+            "weir remove --all": "every namespace on this machine, known or not, and the host's own",
+        },
+        codes={"0": "nothing is left", "2": _ERROR},
+        document=f"{_REPORTS}\n{_REPORT}",
+    ),
+    "confirm": Page(
+        short="Keep what `apply --confirm` wrote",
+        targets=_ONE_TARGET,
+        examples={"weir confirm --netns host": "from any login, before the time is over"},
+        codes={"0": "kept", "2": "error: nothing waits to be confirmed, say"},
+        document='{"kept": true}',
+    ),
+    "daemon": Page(
+        short="Keep the file's targets captured",
+        examples={
+            "weir daemon": "as the systemd unit starts it",
+            "weir daemon --file ./weir.toml --listen none": "another file, no HTTP",
+        },
+        codes={"0": "stopped by SIGTERM or SIGINT", "2": "error: it could not start, and changed nothing"},
+    ),
+}
+
+
+class Command(TyperCommand):
+    """A command whose help ends with its page."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (typer's signature)
+        """Write the page of this command."""
+        for heading, content in PAGES[self.name or ""].sections():
+            _write(formatter, heading, content)
+
+
+class Group(TyperGroup):
+    """The command of all commands."""
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (typer's signature)
+        """Write what holds for every command."""
+        _write(formatter, "Targets", _TARGETS)
+        first = {"weir diff --netns web": "what would change", "weir apply --netns web": "change it"}
+        _write(formatter, "Examples", {**first, "weir COMMAND --help": "options, examples and exit codes of a command"})
+        _write(formatter, "Exit codes", GENERAL_CODES)
+        files = {"/etc/weir/weir.toml": "the targets", "/run/weir": "sockets, locks, deadlines (WEIR_RUN_DIR)"}
+        _write(formatter, "Files", files)
+
+
+def _write(formatter: Any, heading: str, content: dict[str, str] | str) -> None:
+    with formatter.section(heading):
+        if isinstance(content, str):
+            for part in content.splitlines():
+                formatter.write_text(part)
+        elif max(map(len, content)) <= 24:
+            formatter.write_dl(list(content.items()))
+        else:  # command lines, to be pasted: each whole, with what it does below
+            for line, meaning in content.items():
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+                with formatter.indentation(), formatter.indentation():
+                    formatter.write_text(meaning)
