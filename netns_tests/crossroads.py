@@ -10,10 +10,12 @@
 """
 
 import contextlib
+import socket
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Self
 
 from netns_tests.namespace import Namespace
+from netns_tests.world import eventually
 from rulesets.routing import Routing
 from rulesets.vocabulary import Address, Family
 
@@ -79,6 +81,9 @@ class Crossroads:
             for number, link in enumerate(LINKS):
                 self._connect(number, link, self.stations[NEIGHBOURS[link]])
             self._route()
+            # The kernel begins to use a link some time after it is up (linkwatch): until then IPv6 addresses are no
+            # addresses, and packets are dropped.
+            eventually(lambda: self.pod.run(_all_answer), "every link of the pod works both ways")
             self._stack = stack.pop_all()
         return self
 
@@ -136,6 +141,29 @@ class Crossroads:
             everything = "0.0.0.0/0" if route.family is Family.IPV4 else "::/0"
             lines.append(f"route add local {everything} dev lo table {route.table}")
         self.pod.ip(*lines)
+
+
+def _all_answer() -> bool:
+    """Tell whether the pod's own addresses and its neighbours' answer."""
+    return all(
+        _answers(address(link, version))
+        for address in (pod_address, neighbour_address)
+        for link in LINKS
+        for version in (4, 6)
+    )
+
+
+def _answers(address: Address) -> bool:
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family) as sock:
+        sock.settimeout(0.2)
+        try:
+            sock.connect((str(address), 1))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            pass
+    return False
 
 
 def _routes(link: str, networks: tuple[str, ...], host: int) -> list[str]:

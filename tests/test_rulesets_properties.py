@@ -206,7 +206,7 @@ EVERY_PART: list[object] = [
 def test_generated_rulesets_have_every_variant() -> None:
     drawn: set[object] = set()
 
-    @hypothesis_settings(quick, max_examples=600, derandomize=True, phases=[Phase.generate])
+    @hypothesis_settings(quick, max_examples=350, derandomize=True, phases=[Phase.generate])
     @given(strategies.rulesets())
     def collect(ruleset: Ruleset) -> None:
         drawn.update(parts(ruleset))

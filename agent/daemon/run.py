@@ -15,6 +15,7 @@ from pathlib import Path
 from agent import local_api, report
 from agent.daemon.keeper import Keeper
 from agent.errors import Busy, PermissionMissing, WeirError
+from agent.kernel import features
 from agent.observe import endpoints
 from agent.observe.metrics import Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
@@ -45,10 +46,20 @@ class Settings:
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
     target_file.load(settings.file)
+    _check_kernel()
     _raise_file_limit()
     records = Records(by_daemon=True)
     with _alone(records.directory / "daemon.lock"), ThreadPoolExecutor(settings.workers, "kernel") as workers:
         asyncio.run(_until_stopped(settings, workers, records))
+
+
+def _check_kernel() -> None:
+    """Prove that the kernel has what is needed, and say what it lacks besides. Raises `FeatureMissing`."""
+    findings = features.probe()
+    for each in features.missing_needed(findings):
+        raise each.error()
+    for each in features.missing(findings):
+        log.warning("%s", each)
 
 
 async def _until_stopped(settings: Settings, workers: ThreadPoolExecutor, records: Records) -> None:

@@ -9,7 +9,7 @@ import traceback
 from types import FrameType
 
 from netns_tests.demo import capturing, keeping, releasing
-from netns_tests.demo.command import WEIR
+from netns_tests.demo.command import ENDING, WEIR
 from netns_tests.demo.screen import ClaimFailed, Screen
 from netns_tests.demo.stage import Stage
 
@@ -23,7 +23,6 @@ SCENES = (
     ("Every rule counts", keeping.count),
     ("Letting go, without cutting anybody off", releasing.remove),
 )
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 from netns_tests.world import eventually
 
-__all__ = ["Daemon", "Said", "Weir", "own_directory"]
+__all__ = ["ENDING", "WEIR", "Daemon", "Said", "Weir", "own_directory"]
 
 WEIR = Path(sys.executable).parent / "weir"
 FILE = "weir.toml"
@@ -27,6 +27,7 @@ LOCK = "demo.lock"
 # Whatever is started dies with the demo, also when that is killed with SIGKILL.
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
 SECONDS_AT_MOST = 60.0
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,8 +126,9 @@ class Weir:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the command in the background."""
-        process = self._popen(arguments, subprocess.PIPE)
-        self._stack.callback(_end, process)
+        with _uninterrupted():
+            process = self._popen(arguments, subprocess.PIPE)
+            self._stack.callback(_end, process)
         return process
 
     def finish(self, process: subprocess.Popen[str]) -> Said:
@@ -140,9 +142,9 @@ class Weir:
         """Start the daemon; return what was typed, and the daemon once it is ready."""
         endpoints, log = self.directory / "endpoints.sock", self.directory / "daemon.log"
         arguments = ("daemon", "--file", FILE, "--listen", f"unix:{endpoints}", *arguments)
-        with log.open("w") as output:
+        with log.open("w") as output, _uninterrupted():
             daemon = Daemon(self._popen(arguments, output.fileno()), endpoints, log)
-        self._stack.callback(daemon.kill)
+            self._stack.callback(daemon.kill)
         eventually(daemon.ready, "the daemon is ready", SECONDS_AT_MOST / 2)
         return f"weir {' '.join(arguments)} &", daemon
 
@@ -177,6 +179,20 @@ def _sweep(parent: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if directory.stat().st_uid == os.geteuid():
                 shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off the signals that end the demo: one that came between fork and our noting it would leave a child."""
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -20,7 +20,8 @@ def repair(stage: Stage) -> str:
     screen = stage.screen
     file = stage.weir.file.name
     typed, stage.daemon = stage.weir.daemon()
-    screen.typed(typed.replace(str(stage.weir.directory), "."), None, stage.daemon.log)
+    here = f"{stage.weir.directory}/"
+    screen.typed(typed.replace(here, "./"), None, stage.daemon.log.replace(here, ""))
     taken = stage.daemon.log.count("unchanged") == 2
     screen.claim(taken, "the daemon has taken over both pods as they are: it changed nothing", stage.daemon.log)
     screen.say("\nSomebody tampers with the pods. The daemon is paused for it, so that the damage can be looked at.")
