@@ -30,6 +30,8 @@ def enrol(handle: Handle, capture: Capture, actual: Ruleset | None, desired: Rul
     """
     before = actual
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
+        if not redirects(actual):
+            streams.forget_stale(diag, conntrack, capture)
         if not is_steady(actual) and not streams.quiet(diag, capture):
             transition = pod.build(capture, stage=Stage.TRANSITION, table=desired.table)
             handle.apply(diff(actual, transition))

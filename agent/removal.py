@@ -49,6 +49,7 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
             if left and patient:
                 return Release(draining=left)
             ended = streams.end(left, diag, conntrack)
+            streams.forget_captured(conntrack, flows, capture)
             streams.forget_kept(diag, conntrack, capture)
             handle.apply(diff(draining, None))
         routing.apply(RoutingPlan(actual=routing.read(), desired=NO_ROUTING))

@@ -21,8 +21,9 @@ from rulesets.vocabulary import Address, Hook, Protocol
 # How long an entry that we make waits for the stream's next segment, which then starts the kernel's own time-out: that
 # one's default, in seconds (nf_conntrack_proto_tcp.c, TCP_CONNTRACK_ESTABLISHED).
 ENTRY_TIMEOUT = 5 * 24 * 3600
-# A flow in one of these is over, but for late segments (include/uapi/linux/netfilter/nf_conntrack_tcp.h).
-_OVER = ("TIME_WAIT", "CLOSE", "LAST_ACK")
+# A flow in one of these is over: both ends have acknowledged all (net/netfilter/nf_conntrack_proto_tcp.c). One in
+# LAST_ACK is not, its last data may have to be sent again.
+_OVER = ("TIME_WAIT", "CLOSE")
 _DNS = 53
 
 
@@ -56,14 +57,18 @@ def stream_of(flow: Flow) -> Stream:
 
 def captured(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
     """Return the TCP flows that the proxy carries: translated to one of its ports, or opened in a client's name."""
-    ports = set(capture.proxy_ports.values())
-    return tuple(
-        flow
-        for flow in flows
-        if flow.original.protocol == socket.IPPROTO_TCP
-        and flow.tcp_state not in _OVER
-        and ((flow.reply.source_port in ports and _translated(flow)) or capture.connection_mark.matches(flow.mark))
-    )
+    return tuple(flow for flow in flows if _by_proxy(flow, capture) and flow.tcp_state not in _OVER)
+
+
+def forget_captured(conntrack: Conntrack, flows: Iterable[Flow], capture: Capture) -> None:
+    """Drop the entries of captured flows that are over.
+
+    Once the rules are gone nothing tracks what becomes of their ports; a direct stream that has taken them would be
+    translated by the old entry as soon as the namespace is enrolled again.
+    """
+    for flow in flows:
+        if _by_proxy(flow, capture) and flow.tcp_state in _OVER:
+            conntrack.delete(flow)
 
 
 def captured_inwards(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
@@ -76,6 +81,15 @@ def captured_inwards(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...
         for flow in captured(flows, capture)
         if flow.reply.source_port == capture.inbound_port or not _translated(flow)
     )
+
+
+def _by_proxy(flow: Flow, capture: Capture) -> bool:
+    is_tcp = flow.original.protocol == socket.IPPROTO_TCP
+    return is_tcp and (_to_proxy(flow, capture) or capture.connection_mark.matches(flow.mark))
+
+
+def _to_proxy(flow: Flow, capture: Capture) -> bool:
+    return flow.reply.source_port in capture.proxy_ports.values() and _translated(flow)
 
 
 def _translated(flow: Flow) -> bool:
@@ -91,6 +105,28 @@ def quiet(diag: SocketDiag, capture: Capture) -> bool:
         return False
     proxy = {*capture.proxy_ports.values(), capture.hbone_port}
     return all(each.port in proxy for each in diag.listening_ports() if each.protocol == "tcp")
+
+
+def forget_stale(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> None:
+    """Drop the entries from an earlier enrolment that are no longer true.
+
+    While no rule asks for connection tracking, entries see no packet, and wait for their time-out: five days where a
+    stream was open. One without its socket would take a new connection of the same ports along, past the rules; one
+    that says captured, or over, would break a direct stream.
+    """
+    flows = conntrack.flows(socket.IPPROTO_TCP)
+    if not flows:
+        return
+    place = _Place(diag, capture)
+    sockets = {tuple_: each for each in place.every for tuple_ in (_outgoing(each), _outgoing(each).reversed())}
+    for flow in flows:
+        each = sockets.get(flow.original) or sockets.get(flow.reply)
+        if each is None:
+            stale = flow.tcp_state not in _OVER and place.is_end_of(flow)
+        else:
+            stale = not place.carried(each) and (flow.tcp_state in _OVER or _to_proxy(flow, capture))
+        if stale:
+            conntrack.delete(flow)
 
 
 def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
@@ -109,7 +145,12 @@ def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, 
         elif not place.carried(each):
             mark = capture.kept_mark.value if place.would_be_captured(each, rules) else 0
             # Where its next segment has made an entry already, by the rules with the SYN match, that one is direct.
-            conntrack.create_established(place.original(each), mark=mark, timeout=ENTRY_TIMEOUT)
+            if not conntrack.create_established(place.original(each), mark=mark, timeout=ENTRY_TIMEOUT):
+                flow = conntrack.find(_outgoing(each))
+                if flow is not None and flow.tcp_state in _OVER:
+                    # Of a stream that had the same ports before.
+                    conntrack.delete(flow)
+                    conntrack.create_established(place.original(each), mark=mark, timeout=ENTRY_TIMEOUT)
     mark_kept(diag, conntrack, capture, rules)
 
 
@@ -212,24 +253,28 @@ _Endpoints = tuple[Address, int, Address, int]
 class _Place:
     """The sockets of a namespace, and what decides beside them how their streams fare: interfaces, listening ports.
 
-    `open` are the TCP sockets that talk to another machine.
+    `every` are the open TCP sockets, `open` those that talk to another machine.
     """
 
     def __init__(self, diag: SocketDiag, capture: Capture) -> None:
         self._interfaces = _addresses()
         self._listening = {each.port for each in diag.listening_ports() if each.protocol == "tcp"}
-        self._proxy = frozenset(capture.proxy_ports.values()) & self._listening
-        every = diag.tcp_sockets()
-        self._clients = {(each.remote, each.remote_port) for each in every if each.local_port in self._proxy}
+        self._proxy = frozenset(capture.proxy_ports.values())
+        self.every = diag.tcp_sockets()
+        self._clients = {(each.remote, each.remote_port) for each in self.every if each.local_port in self._proxy}
         self._ends: set[_Endpoints] = {
             (each.local, each.local_port, each.remote, each.remote_port)
-            for each in every
+            for each in self.every
             if self._is_local(each.remote)
         }
-        self.open = tuple(each for each in every if not self._is_local(each.remote))
+        self.open = tuple(each for each in self.every if not self._is_local(each.remote))
 
     def _is_local(self, address: Address) -> bool:
         return address in self._interfaces or address.is_loopback or address.is_unspecified
+
+    def is_end_of(self, flow: Flow) -> bool:
+        """Tell whether a flow begins or ends here, rather than being forwarded."""
+        return self._is_local(flow.original.source) or self._is_local(flow.reply.source)
 
     def carried(self, each: TcpSocket) -> bool:
         """Tell whether the proxy has the other end of this socket's stream, whatever connection tracking knows."""

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["WEIR", "Command", "Done", "Session"]
+__all__ = ["WEIR", "Command", "Done", "Session", "end"]
 
 WEIR = str(Path(sys.executable).with_name("weir"))
 SECONDS = 60.0
@@ -88,8 +89,16 @@ class Command:
         try:
             yield process
         finally:
-            process.kill()
-            process.communicate()
+            end(process, signal.SIGKILL)
+
+
+def end(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTERM) -> None:
+    """Send a signal to a process, or to what it only stands in front of (nsenter), and wait for its end."""
+    with contextlib.suppress(OSError):
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in children or [process.pid]:
+            os.kill(int(pid), number)
+    process.communicate()
 
 
 class Session:

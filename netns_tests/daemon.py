@@ -5,7 +5,8 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,12 +15,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.local_api import Client
 from netns_tests.command import Command
 from netns_tests.namespace import Namespace
+from netns_tests.syscalls import configure, pin_new_namespace, unpin
 from netns_tests.world import eventually
 
-__all__ = ["Daemon", "listening", "targets", "unix_request"]
+__all__ = ["Daemon", "appear", "is_clean", "links", "listening", "rules", "targets", "tie", "unix_request", "vanish"]
 
 SECONDS = 30.0
-CAPTURE = 'when_proxy_absent = "capture"'
+# Captured at once, whoever listens; without DNS two listeners make it whole.
+CAPTURE = 'when_proxy_absent = "capture"\ndns = false'
+PROXY = (15001, 15006)
 
 
 def targets(namespaces: Iterable[Namespace | tuple[str, str]], defaults: str = CAPTURE) -> str:
@@ -41,6 +45,41 @@ def listening(namespace: Namespace, *ports: int) -> list[socket.socket]:
         listener.listen()
         opened.append(listener)
     return opened
+
+
+def vanish(namespace: Namespace) -> None:
+    """Take a namespace's name away, as `ip netns del` does."""
+    unpin(namespace.path)
+
+
+def appear(namespace: Namespace) -> None:
+    """Make another namespace under the name of one that vanished."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(pin_new_namespace, namespace.path).result()
+    namespace.run(configure)
+
+
+def tie(peer: Namespace, namespaces: Sequence[Namespace]) -> None:
+    """Connect namespaces with a peer. The peer's end of a link, `l0` and so on, goes when the namespace really goes."""
+    peer.ip(*(f"link add l{n} type veth peer name eth0 netns {each.name}" for n, each in enumerate(namespaces)))
+
+
+def links(peer: Namespace) -> set[str]:
+    """Return the ends of the links that a peer still has."""
+    return peer.run(lambda: {name for _, name in socket.if_nameindex() if name.startswith("l")} - {"lo"})
+
+
+def rules(namespace: Namespace, *, everything: bool = False) -> str:
+    """Return Weir's rules and routes (or everybody's) in a namespace as the system's tools print them."""
+    table = "ruleset" if everything else "table inet weir-pod"
+    script = f"nft -s list {table} 2>&1; for f in -4 -6; do ip $f rule; ip $f route show table all proto 119; done"
+    return namespace.command("sh", "-c", script if not everything else script.replace(" proto 119", ""))
+
+
+def is_clean(namespace: Namespace) -> bool:
+    """Say whether nothing of Weir is in a namespace."""
+    found = namespace.command("sh", "-c", "nft list ruleset; ip rule; ip -6 rule; ip route show table all proto 119")
+    return not any(word in found for word in ("weir", "119"))
 
 
 def unix_request(
@@ -117,7 +156,7 @@ class Daemon:
         """Write another file."""
         self.file.write_text(text)
 
-    def eventually(self, condition: Any, what: str, seconds: float = SECONDS) -> None:
+    def eventually(self, condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
         """Wait until a condition holds; where the daemon doesn't answer yet, it doesn't."""
 
         def holds() -> bool:
@@ -145,6 +184,11 @@ class Daemon:
     def state(self, name: str) -> str:
         """Return how a target stands, in its view; empty where it doesn't know one."""
         return str(self.target(name).get("state", ""))
+
+    def states(self) -> dict[tuple[str, str], str]:
+        """Return how all targets stand, in its view, by name and namespace."""
+        known: Any = self.client.status()["targets"]
+        return {(each["target"], each["netns"]): each["state"] for each in known}
 
     def get(self, where: str) -> tuple[int, str]:
         """Return status and text of an answer of its HTTP socket."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from netns_tests.command import Command
+from netns_tests.command import Command, end
 from netns_tests.namespace import Namespace
 from netns_tests.world import eventually
 
@@ -94,8 +94,7 @@ class Machine:
         try:
             yield process
         finally:
-            process.terminate()
-            process.communicate()
+            end(process)
 
     def connect(self, other: Namespace, link: str, here: tuple[str, ...], there: tuple[str, ...]) -> None:
         """Lay a cable to a namespace: `link` at both ends, with addresses such as 10.9.0.1/24."""

@@ -69,9 +69,7 @@ def _changes(actual: Ruleset | None, desired: Ruleset | None) -> Iterator[Change
         yield Change(kind=ChangeKind.ADD if actual is None else ChangeKind.REMOVE, where="the namespace", what=table)
     for foreign in before.foreign:
         yield Change(kind=ChangeKind.REMOVE, where=table, what=f"not Weir's: {foreign.verbatim}")
-    yield from _lines(
-        table, [f"counter {each.name}" for each in before.counters], [f"counter {each.name}" for each in after.counters]
-    )
+    yield from _lines(table, _counter_lines(before, after), _counter_lines(after, before))
     for set_name in sorted({each.name for each in (*before.sets, *after.sets)}):
         yield from _lines(
             f"set {set_name}", _set_lines(before.find_set(set_name)), _set_lines(after.find_set(set_name))
@@ -81,6 +79,13 @@ def _changes(actual: Ruleset | None, desired: Ruleset | None) -> Iterator[Change
         yield from _lines(
             f"chain {chain_name}", _chain_lines(before.chain(chain_name)), _chain_lines(after.chain(chain_name))
         )
+
+
+def _counter_lines(ruleset: Ruleset, other: Ruleset) -> list[str]:
+    """Return the counters that only one side has, less those that come or go with a rule, whose line names them."""
+    slugs = {rule.slug for rule in ruleset.rules()}
+    alone = (each for each in ruleset.counters if each not in other.counters)
+    return [f"counter {each.name}" for each in alone if each.name not in slugs]
 
 
 def _set_lines(each: Set | None) -> list[str]:

@@ -13,6 +13,7 @@ from agent.report import Report
 from agent.targets import State
 
 MOST_STREAMS = 20
+_LONGEST_NAME = 80  # a name of the file has 63 at most; a path may have thousands
 _COLOURS = {
     State.UNCHANGED: "green",
     State.APPLIED: "green",
@@ -44,7 +45,10 @@ def line(report: Report, word: str = "", reason: str = "") -> None:
 
 def name(report: Report) -> str:
     """Return how a target is called: by its name, and by its namespace where that is another one."""
-    return report.target if report.target == report.netns else f"{report.target} (netns {report.netns})"
+    target, netns = (
+        each if len(each) <= _LONGEST_NAME else f"{each[:_LONGEST_NAME]}..." for each in (report.target, report.netns)
+    )
+    return target if target == netns else f"{target} (netns {netns})"
 
 
 def hint(text: str) -> None:

@@ -1,7 +1,9 @@
 """nftables through libnftables, in the process: no program is started.
 
-One `Tables` for each namespace, made inside it. libnftables ends the process when one of its contexts is used by two
-threads at once, so each has a lock; and a context writes into the namespace in which it was made, whoever uses it.
+One `Tables` for each namespace, made inside it: a context writes into the namespace in which it was made, whoever uses
+it. libnftables ends the process when a context is used by two threads at once, so each has a lock. Different contexts
+aren't safe together either: it splits the types of sets with strtok(3), whose place in the text is the process's, so
+that one listing gets words of another, or an assertion ends the process. One call at a time for all of them, then.
 """
 
 import ctypes
@@ -21,6 +23,7 @@ from rulesets.model import Ruleset
 _LIBRARY = "libnftables.so.1"
 _CAP_NET_ADMIN = 1 << 12  # include/uapi/linux/capability.h
 _ATTEMPTS = 5  # to list the parts of a table that somebody else changes meanwhile
+_library_in_use = threading.Lock()
 _DENIED = "Operation not permitted"
 _ABSENT = "No such file or directory"
 # libnftables: "FILE:LINE:COL-COL: Error: TEXT", then the line, then a line of ^ under what it means.
@@ -71,7 +74,7 @@ class Tables:
         return None
 
     def _list(self, command: str) -> str:
-        with self._lock:
+        with self._lock, _library_in_use:
             code, output, said = self._context.cmd(command)
         if code:
             raise _error(command, said or "")
@@ -100,7 +103,7 @@ class Tables:
         try:
             with open(file, "w", encoding="utf-8", closefd=False) as writer:
                 writer.write(text)
-            with self._lock:
+            with self._lock, _library_in_use:
                 code, _, said = self._context.cmd_from_file(f"/proc/self/fd/{file}")
         finally:
             os.close(file)

@@ -46,7 +46,9 @@ def parse(text: str, where: str) -> tuple[Target, ...]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        raise ConfigError(f"{where}:{_with_line(str(error), text)}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: is nested too deeply") from None
     for key, value in document.items():
         if key not in ("defaults", "target"):
             raise ConfigError(
@@ -107,7 +109,7 @@ def _target(text: str, where: str, number: int, table: dict[str, object], defaul
     try:
         return target(name, netns, settings)
     except CaptureError as error:
-        in_target = error.setting in table
+        in_target = error.setting in table or error.setting not in defaults
         line = _line(text, error.setting, number if in_target else None)
         raise ConfigError(f"{where}:{line}: target {name!r}: {error}") from None
     except TargetError as error:
@@ -135,17 +137,31 @@ def _with_numeric_user(values: Mapping[str, object]) -> dict[str, object]:
         raise CaptureError("proxy_user", user, "there is no such user on this machine") from None
 
 
-def _line(text: str, key: str | None, number: int | None = None) -> int:
-    """Return the line of a key: in the target of this number, or in what stands before the first one.
+def _with_line(said: str, text: str) -> str:
+    """Return the TOML reader's words with the line in front."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", said, re.DOTALL)
+    if found is None:
+        return f" {said}"
+    if found[2] is None:
+        return f"{max(1, len(text.splitlines()))}: {found[1]} at the end of the file"
+    return f"{found[2]}: {found[1]} (column {found[3]})"
 
-    The TOML reader doesn't keep lines; this finds them for error messages, and falls back on the table's own.
+
+def _line(text: str, key: str | None, number: int | None = None) -> int:
+    """Return the line of a key: in the target of this number, or in whatever is no target.
+
+    The TOML reader doesn't keep lines; this finds them for error messages, and falls back on the target's own.
     """
-    seen, table = -1, 1
+    seen, inside, table = -1, number is None, 1
     for at, line in enumerate(text.splitlines(), start=1):
-        if re.match(r"\s*\[\[\s*target\s*\]\]", line):
+        if re.match(r"\s*\[\[\s*[\"']?target[\"']?\s*\]\]", line):
             seen += 1
-            table = at if seen == number else table
-        inside = seen == (-1 if number is None else number)
+            inside = seen == number
+            table = at if inside else table
+        elif re.match(r"\s*\[", line):
+            # A table of a target's own goes with the target.
+            mine = re.match(r"\s*\[+\s*target\s*\.", line) is not None
+            inside = (mine and seen == number) if number is not None else not mine
         if key is not None and inside and re.match(rf"\s*\[*\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]", line):
             return at
     return table

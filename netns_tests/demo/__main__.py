@@ -45,6 +45,9 @@ def main(arguments: list[str]) -> int:
         with Stage(screen) as stage:
             _play(stage)
         screen.claim(not stage.remains(), "namespaces, processes and files of the demo are gone again", stage.remains())
+    except SystemExit:
+        screen.say("\nInterrupted. Nothing of the demo is left.")
+        raise
     except ClaimFailed as error:
         screen.failed(str(error))
         return 1

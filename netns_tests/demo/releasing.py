@@ -7,7 +7,7 @@ from netns_tests.world import eventually
 
 __all__ = ["remove"]
 
-DRAIN = "20"
+DRAIN = "30"
 SECONDS_TO_RELEASE = 15.0
 
 

@@ -46,10 +46,11 @@ class Request:
 
     @property
     def captured(self) -> bool:
-        """Say if the proxy got it from this client, knows where it was to go, and reached the server for it."""
+        """Say if the right proxy got it from this client, knows where it was to go, and reached the server for it."""
         found = self.seen_by_proxy
         return (
             found is not None
+            and (found.direction, self.proxy) in (("outbound", self.client), ("inbound", self.server))
             and found.client == self.local
             and found.original == self.asked
             and self.seen_by_server != self.local
@@ -64,9 +65,9 @@ class Request:
     def row(self) -> tuple[str, ...]:
         """Return what a table shows of it."""
         found = self.seen_by_proxy
-        through = (self.proxy, endpoint(found.client), endpoint(found.original)) if found else ("none", "", "")
+        through = (f"{self.proxy}'s", endpoint(found.client), endpoint(found.original)) if found else ("none", "", "")
         asked = f"{self.client} asks {endpoint(self.asked)}"
-        return (asked, *through, f"{self.server} saw {endpoint(self.seen_by_server)}")
+        return (asked, *through, f"{self.server}, seeing {endpoint(self.seen_by_server)}")
 
 
 COLUMNS = ("request", "proxy", "a connection from", "that wanted", "answered by")
@@ -91,8 +92,8 @@ class Stage:
             self.names = {"pod1": self.pod1, "pod2": self.pod2}
             self.outside.ip(f"addr add {EXCLUDED_ADDRESS}/24 dev eth0")
             for place, name in ((self.outside, "outside"), (self.pod2, "pod2")):
-                stack.enter_context(HttpServer(place, WEB, name=f"{name}'s web server"))
-            stack.enter_context(HttpServer(self.outside, EXCLUDED_PORT, name="outside's web server"))
+                stack.enter_context(HttpServer(place, WEB, name=name))
+            stack.enter_context(HttpServer(self.outside, EXCLUDED_PORT, name="outside"))
             stack.enter_context(DnsServer(self.outside))
             self.proxies = {name: Proxy(pod) for name, pod in self.names.items()}
             self.weir = Weir(stack.enter_context(own_directory()), stack)
@@ -131,6 +132,8 @@ class Stage:
         """Ask a web server, and find out by which way."""
         logged = {name: len(proxy.captured) for name, proxy in self.proxies.items()}
         answer = http_get(client, target)
+        server = next((name for name, pod in self.names.items() if target[0] in (pod.v4, pod.v6)), "outside")
+        self.screen.check(answer["server"] == server, f"{server} answers at {endpoint(target)}", answer)
         local = _address(answer["local"])
         for name, proxy in self.proxies.items():
             # The proxy notes a connection before it dials, so with the answer the entry is there.
@@ -143,9 +146,9 @@ class Stage:
             client=self.name_of(client),
             local=local,
             asked=target,
-            proxy=name and f"{name}'s",
+            proxy=name,
             seen_by_proxy=found,
-            server=answer["server"],
+            server=server,
             seen_by_server=_address(answer["peer"]),
         )
 
