@@ -227,8 +227,12 @@ async def serve(daemon: Daemon, path: Path) -> "web.AppRunner":
     """Listen; the runner's `cleanup` ends it."""
     from aiohttp import web
 
+    from agent.observe.endpoints import http_log
+
     # A command that was killed waits for nothing any more; its wish stays. When the daemon stops, commands hear so.
-    runner = web.AppRunner(application(daemon), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        application(daemon), access_log=None, handler_cancellation=True, shutdown_timeout=1.0, logger=http_log
+    )
     await runner.setup()
     await web.SockSite(runner, await asyncio.to_thread(listening_socket, path)).start()
     return runner

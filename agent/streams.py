@@ -7,16 +7,13 @@ Functions act in the calling thread's namespace.
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import ip_address
-
-import psutil
 
 from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
 from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
+from agent.place import Place, outgoing
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
-from rulesets.packet import Fate, Packet, walk
-from rulesets.vocabulary import Address, Hook, Protocol
+from rulesets.vocabulary import Address
 
 # How long an entry that we make waits for the stream's next segment, which then starts the kernel's own time-out: that
 # one's default, in seconds (nf_conntrack_proto_tcp.c, TCP_CONNTRACK_ESTABLISHED).
@@ -117,8 +114,8 @@ def forget_stale(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> No
     flows = conntrack.flows(socket.IPPROTO_TCP)
     if not flows:
         return
-    place = _Place(diag, capture)
-    sockets = {tuple_: each for each in place.every for tuple_ in (_outgoing(each), _outgoing(each).reversed())}
+    place = Place(diag, capture)
+    sockets = {tuple_: each for each in place.every for tuple_ in (outgoing(each), outgoing(each).reversed())}
     for flow in flows:
         each = sockets.get(flow.original) or sockets.get(flow.reply)
         if each is None:
@@ -136,7 +133,7 @@ def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, 
     without one it is redirected again, with one it would be sent out in plain. But what the proxy dialled in a client's
     name is not translated, and known by its mark alone.
     """
-    place = _Place(diag, capture)
+    place = Place(diag, capture)
     for each in place.open:
         if place.dialled(each):
             conntrack.create_established(
@@ -146,7 +143,7 @@ def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, 
             mark = capture.kept_mark.value if place.would_be_captured(each, rules) else 0
             # Where its next segment has made an entry already, by the rules with the SYN match, that one is direct.
             if not conntrack.create_established(place.original(each), mark=mark, timeout=ENTRY_TIMEOUT):
-                flow = conntrack.find(_outgoing(each))
+                flow = conntrack.find(outgoing(each))
                 if flow is not None and flow.tcp_state in _OVER:
                     # Of a stream that had the same ports before.
                     conntrack.delete(flow)
@@ -156,7 +153,7 @@ def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, 
 
 def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
     """Give direct flows the mark of kept streams where `rules` would capture them if they began now."""
-    place = _Place(diag, capture)
+    place = Place(diag, capture)
     for each, flow in _direct(place, conntrack, capture):
         if not capture.kept_mark.matches(flow.mark) and place.would_be_captured(each, rules):
             conntrack.update_mark(flow, capture.kept_mark.value, capture.kept_mark.mask)
@@ -164,11 +161,11 @@ def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: R
 
 def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[tuple[TcpSocket, Flow], ...]:
     """Return the streams that were open before enrolment and stay outside."""
-    direct = _direct(_Place(diag, capture), conntrack, capture)
+    direct = _direct(Place(diag, capture), conntrack, capture)
     return tuple((each, flow) for each, flow in direct if capture.kept_mark.matches(flow.mark))
 
 
-def _direct(place: "_Place", conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
+def _direct(place: Place, conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
     """Yield the open sockets whose streams are known to connection tracking and not captured, each with its flow.
 
     One look-up a socket: a dump would walk a hash table that all namespaces share, 11 ms however few the entries.
@@ -176,17 +173,17 @@ def _direct(place: "_Place", conntrack: Conntrack, capture: Capture) -> Iterator
     if not conntrack.count():
         return
     for each in place.open:
-        flow = conntrack.find(_outgoing(each))
+        flow = conntrack.find(outgoing(each))
         if flow is not None and not _translated(flow) and not capture.connection_mark.matches(flow.mark):
             yield each, flow
 
 
 def end_uncaptured(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> int:
     """Destroy the open sockets that the rules would capture and that are not captured; return how many."""
-    place = _Place(diag, capture)
+    place = Place(diag, capture)
     ended = 0
     for each in place.open:
-        flow = conntrack.find(_outgoing(each))
+        flow = conntrack.find(outgoing(each))
         taken = flow is not None and (_translated(flow) or capture.connection_mark.matches(flow.mark))
         if not taken and not place.carried(each) and place.would_be_captured(each, rules):
             ended += diag.destroy(each)
@@ -206,7 +203,7 @@ def end(flows: Iterable[Flow], diag: SocketDiag, conntrack: Conntrack) -> int:
     A destroyed socket sends a reset, which must still be translated: the flow is forgotten after it.
     """
     wanted = {each: flow for flow in flows for one in (flow.original, flow.reply) for each in (one, one.reversed())}
-    sockets = [each for each in diag.tcp_sockets() if _outgoing(each) in wanted]
+    sockets = [each for each in diag.tcp_sockets() if outgoing(each) in wanted]
     ended = sum(diag.destroy(each) for each in sockets)
     for flow in set(wanted.values()):
         conntrack.delete(flow)
@@ -224,93 +221,3 @@ def forget_dns(conntrack: Conntrack, flows: Iterable[Flow]) -> None:
     for flow in flows:
         if flow.original.protocol == socket.IPPROTO_UDP and flow.original.destination_port == _DNS and not flow.zone:
             conntrack.delete(flow)
-
-
-def _outgoing(each: TcpSocket) -> FlowTuple:
-    """Return the tuple of what the socket sends."""
-    return FlowTuple(
-        source=each.local,
-        destination=each.remote,
-        protocol=socket.IPPROTO_TCP,
-        source_port=each.local_port,
-        destination_port=each.remote_port,
-    )
-
-
-def _addresses() -> dict[Address, str]:
-    """Return the namespace's addresses, each with its interface."""
-    return {
-        ip_address(each.address.partition("%")[0]): name
-        for name, addresses in psutil.net_if_addrs().items()
-        for each in addresses
-        if each.family in (socket.AF_INET, socket.AF_INET6)
-    }
-
-
-_Endpoints = tuple[Address, int, Address, int]
-
-
-class _Place:
-    """The sockets of a namespace, and what decides beside them how their streams fare: interfaces, listening ports.
-
-    `every` are the open TCP sockets, `open` those that talk to another machine.
-    """
-
-    def __init__(self, diag: SocketDiag, capture: Capture) -> None:
-        self._interfaces = _addresses()
-        self._listening = {each.port for each in diag.listening_ports() if each.protocol == "tcp"}
-        self._proxy = frozenset(capture.proxy_ports.values())
-        self.every = diag.tcp_sockets()
-        self._clients = {(each.remote, each.remote_port) for each in self.every if each.local_port in self._proxy}
-        self._ends: set[_Endpoints] = {
-            (each.local, each.local_port, each.remote, each.remote_port)
-            for each in self.every
-            if self._is_local(each.remote)
-        }
-        self.open = tuple(each for each in self.every if not self._is_local(each.remote))
-
-    def _is_local(self, address: Address) -> bool:
-        return address in self._interfaces or address.is_loopback or address.is_unspecified
-
-    def is_end_of(self, flow: Flow) -> bool:
-        """Tell whether a flow begins or ends here, rather than being forwarded."""
-        return self._is_local(flow.original.source) or self._is_local(flow.reply.source)
-
-    def carried(self, each: TcpSocket) -> bool:
-        """Tell whether the proxy has the other end of this socket's stream, whatever connection tracking knows."""
-        return each.local_port in self._proxy or (each.local, each.local_port) in self._clients or self.dialled(each)
-
-    def dialled(self, each: TcpSocket) -> bool:
-        """Tell whether the other end is in this namespace, under a foreign address: the proxy dialled for a client."""
-        return (each.remote, each.remote_port, each.local, each.local_port) in self._ends
-
-    def _accepted(self, each: TcpSocket) -> bool:
-        return each.local_port in self._listening or each.state is TcpState.SYN_RECV
-
-    def original(self, each: TcpSocket) -> FlowTuple:
-        """Return the tuple of the stream's first packet: inwards where its local port is listened on."""
-        outgoing = _outgoing(each)
-        return outgoing.reversed() if self._accepted(each) else outgoing
-
-    def would_be_captured(self, each: TcpSocket, rules: Ruleset) -> bool:
-        """Tell whether the stream's first packet, sent now, would be taken to the proxy, or refused."""
-        first = self.original(each)
-        inwards = self._accepted(each)
-        interface = self._interfaces.get(each.local, "")
-        verdict = walk(
-            rules,
-            Packet(
-                hook=Hook.PREROUTING if inwards else Hook.OUTPUT,
-                source=first.source,
-                destination=first.destination,
-                protocol=Protocol.TCP,
-                source_port=first.source_port,
-                destination_port=first.destination_port,
-                in_interface=interface if inwards else "",
-                out_interface="" if inwards else interface,
-                mark=0 if inwards else each.mark,
-                user=None if inwards else each.user,
-                interface_address=each.local,
-            ),
-        )
-        return verdict.translated or verdict.fate is Fate.REFUSED

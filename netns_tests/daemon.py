@@ -195,12 +195,12 @@ class Daemon:
         return unix_request(self.http, "GET", where)
 
     def metrics(self) -> dict[tuple[str, tuple[str, ...]], float]:
-        """Return the samples of its metrics, by name and label values."""
+        """Return the samples of its metrics, by name and the values of its labels, in the order of their names."""
         status, text = self.get("/metrics")
         assert status == 200
         families = text_string_to_metric_families(text)
         samples = [sample for family in families for sample in family.samples]
-        found = {(sample.name, tuple(sample.labels.values())): sample.value for sample in samples}
+        found = {(each.name, tuple(value for _, value in sorted(each.labels.items()))): each.value for each in samples}
         assert len(found) == len(samples), "a series twice"
         return found
 

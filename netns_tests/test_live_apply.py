@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +141,12 @@ def test_nothing_escapes_while_somebody_tampers_with_the_table(world: World, pod
 
 def test_a_pod_is_enrolled_and_released_under_traffic(world: World, pod: Host, weir: Weir) -> None:
     with ProxyProcess(pod), traffic(world, pod) as running:
-        for _ in range(10):
+        captured: list[tuple[float, float]] = []
+        for _ in range(8):
             assert weir.capture().state is State.APPLIED
+            began = time.monotonic()
             running.more(20)
+            captured.append((began, time.monotonic()))
             weir.remove_until_done(drain=30, seconds=30)
             running.more(20)
         results = running.results()
@@ -150,6 +154,8 @@ def test_a_pod_is_enrolled_and_released_under_traffic(world: World, pod: Host, w
         assert not result.failed, result
         assert result.captured > 100
         assert result.direct > 100
+        meanwhile = [each for each in result.attempts if any(start < each.time < end for start, end in captured)]
+        assert {each.result for each in meanwhile} == {"captured"}
 
 
 def test_two_transactions_would_have_leaked(world: World, pod: Host, weir: Weir) -> None:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import random
+import socket
+import struct
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,10 +11,11 @@ import pytest
 
 from agent.kernel import routing
 from agent.targets import State
+from netns_tests.captured import Address, plain
 from netns_tests.enrolling import Weir, alive, capture, every_way, kernel_state, ways
 from netns_tests.proxy import Proxy
-from netns_tests.traffic import DnsServer, Stream, dns_ask
-from netns_tests.world import World
+from netns_tests.traffic import DnsServer, EchoServer, Stream, connect, dns_ask
+from netns_tests.world import Host, World, eventually
 from rulesets import pod as pods
 from rulesets import routing as routes
 from rulesets.capture import Capture
@@ -117,3 +120,38 @@ def test_what_a_killed_weir_had_not_seen_to_is_made_up_for(world: World, tmp_pat
         assert (outcome.state, outcome.kept) == (State.UNCHANGED, 1)
         assert dns_ask(pod, server, source_port=5353) != direct
         assert stream.outcome() == "alive"
+
+
+def from_port(pod: Host, target: Address) -> socket.socket:
+    """Connect from a fixed port; the close is a reset, so that the port is free at once."""
+    sock = connect(pod, target, source=(pod.v4, 30000))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return sock
+
+
+def is_direct(sock: socket.socket) -> bool:
+    return sock.recv(100) == "{} {}\n".format(*plain(sock.getsockname())).encode()
+
+
+def test_entries_from_before_somebody_flushed_the_rules_mislead_nobody(world: World, tmp_path: Path) -> None:
+    # Without rules nothing tracks what becomes of the ports, and the entries wait, for up to five days.
+    pod = world.pods[0]
+    with Proxy(pod) as proxy, EchoServer(world.outside) as server, Weir(pod, tmp_path) as weir:
+        target = (world.outside.v4, server.port)
+        with from_port(pod, target) as direct:
+            assert is_direct(direct)
+            assert weir.capture().kept == 1
+            pod.nft("flush ruleset")
+        assert [flow for flow in weir.flows() if flow.original.source_port == 30000]
+        assert weir.capture().kept == 0
+        with from_port(pod, target) as captured:
+            assert not is_direct(captured)
+            pod.nft("flush ruleset")
+        # Nobody told the proxy; its stream would hold on to the entry.
+        eventually(lambda: weir.capture() and weir.remove().settled, "removed")
+        with from_port(pod, target) as direct:
+            assert is_direct(direct)
+            assert weir.capture().kept == 1
+            direct.sendall(b"still direct")
+            assert direct.recv(100) == b"still direct"
+            assert proxy.captured.find(original=target)

@@ -16,6 +16,7 @@ ORDER = (
     ("targets",),
     ("kernel",),
     ("state",),
+    ("place",),
     ("observed", "streams"),
     ("comparison",),
     ("enrol", "removal"),

@@ -113,8 +113,8 @@ BAD = {
         f'{TARGET}proxy_user = "nobody-has-this"\n',
         ":4: target 'web': proxy_user = 'nobody-has-this': there is no such user on this machine",
     ),
-    "two together": (f"{TARGET}outbound_port = 15006\n", ":4: target 'web': outbound_port = 15006"),
-    "a default beside a target": (f"[defaults]\noutbound = false\n{TARGET}inbound = false\n", "target 'web': "),
+    "two together": (f"{TARGET}outbound_port = 15006\n", ":1: target 'web': inbound_port = 15006: outbound_port uses"),
+    "defaults at odds": (f"\n[defaults]\noutbound = false\n{TARGET}", ":2: defaults: dns = true: queries are outbound"),
 }
 
 

@@ -1,18 +1,23 @@
 """HTTP for others on the machine: ``/metrics``, ``/healthz``, ``/readyz``. On loopback or a unix socket only."""
 
 import ipaddress
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from agent.errors import ConfigError
 
 DEFAULT = "127.0.0.1:15042"
+http_log = logging.getLogger("weir.http")
+# That somebody sent what is no HTTP is answered, and is no news; an error of ours is.
+http_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,7 @@ async def serve(
     served.router.add_get("/metrics", metrics)
     served.router.add_get("/healthz", healthz)
     served.router.add_get("/readyz", readyz)
-    runner = web.AppRunner(served, access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(served, access_log=None, shutdown_timeout=1.0, logger=http_log)
     await runner.setup()
     site = web.UnixSite(runner, str(listen.path)) if listen.path else web.TCPSite(runner, listen.host, listen.port)
     try:

@@ -162,6 +162,7 @@ def _line(text: str, key: str | None, number: int | None = None) -> int:
             # A table of a target's own goes with the target.
             mine = re.match(r"\s*\[+\s*target\s*\.", line) is not None
             inside = (mine and seen == number) if number is not None else not mine
+            table = at if number is None and re.match(r"\s*\[\s*defaults\s*\]", line) else table
         if key is not None and inside and re.match(rf"\s*\[*\s*[\"']?{re.escape(key)}[\"']?\s*[=.\]]", line):
             return at
     return table

@@ -198,7 +198,7 @@ def _rule(slug: str, expressions: list[Json]) -> Rule:
         else:
             matches.append(_known(match_of, each))
     if not counted:
-        matches.append(_foreign({"counter": None}))
+        matches.append(Foreign(verbatim="no counter of its own"))
     action: Action = _known(action_of, last)
     try:
         return Rule(slug=slug, matches=tuple(matches), action=action)
