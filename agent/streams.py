@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
+from agent.kernel.conntrack import Conntrack, Flow
 from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
 from agent.place import Place, outgoing
 from rulesets.capture import Capture

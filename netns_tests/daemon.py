@@ -101,7 +101,9 @@ def unix_request(
 class Daemon:
     """The daemon and what belongs to it. Use it in a `with` block: then it is killed at the end, also with the test."""
 
-    def __init__(self, directory: Path, text: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, text: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Write the file; nothing runs before `start`."""
         self.directory = directory / "run"
         self.file = directory / "weir.toml"

@@ -133,7 +133,7 @@ CASES = [
     setting("a long interface", 'exclude_interfaces = ["abcdefghijklmnop"]', "'abcdefghijklmnop'", "16 characters"),
     setting("nft in an interface", "exclude_interfaces = ['e\" accept #']", """'e" accept #'""", "character"),
     setting("a line end in an interface", 'exclude_interfaces = ["e\\nh"]', r"'e\nh'", "character"),
-    setting("digits of others", 'exclude_outbound_ports = ["８０"]', "'８０'", "is no port"),
+    setting("digits of others", 'exclude_outbound_ports = ["\uff18\uff10"]', "'\uff18\uff10'", "is no port"),
     setting("backwards", 'exclude_outbound_ports = ["90-80"]', "'90-80'", "write 80-90"),
     setting("nothing left", "include_outbound_ports = []", "include_outbound_ports = []", "no port is left"),
     setting("nobody", 'proxy_user = "no-such-user"', "proxy_user = 'no-such-user'", "no such user"),

@@ -96,7 +96,7 @@ def test_the_newest_wish_wins(tmp_path: Path, pod: Namespace) -> None:
             connection = socket.socket(socket.AF_UNIX)
             connection.connect(str(daemon.directory / "weir.sock"))
             body = '{"targets": ["t0"], "drain": 0}'
-            head = f"POST /v1/{wish} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+            head = f"POST /v1/{wish} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
             connection.sendall(f"{head}\r\n\r\n{body}".encode())
             asked.append(connection)
             time.sleep(0.01)

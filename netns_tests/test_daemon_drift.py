@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -79,7 +78,9 @@ def test_a_storm_ends_right_and_costs_little(kept: Kept) -> None:
 def test_what_others_have_is_left_alone(kept: Kept) -> None:
     daemon, pod = kept
     ours = rules(pod)
-    pod.nft('table ip nat { chain mine { type nat hook output priority -100; tcp dport 1 counter accept comment "x"; }; }')
+    pod.nft(
+        'table ip nat { chain mine { type nat hook output priority -100; tcp dport 1 counter accept comment "x"; }; }'
+    )
     pod.nft("table inet weir-foreign { set s { type ipv4_addr; elements = { 192.0.2.1 } }; }")
     pod.ip("rule add priority 77 fwmark 0x77 lookup 77", "route add local 192.0.2.0/24 dev lo table 77")
 

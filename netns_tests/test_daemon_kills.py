@@ -24,7 +24,9 @@ def test_every_namespace_ends_right_after_fifty_kills(tmp_path: Path) -> None:
         pods = [stack.enter_context(Namespace.create("pod")) for _ in range(PODS)]
         tie(peer, pods)
         proxies = {pod.name: listening(pod, *PROXY) for pod in pods}
-        stack.callback(lambda: [each.close() for opened in proxies.values() for each in opened])
+        for opened in proxies.values():
+            for each in opened:
+                stack.callback(each.close)
         # Another wish at each start, so that there is always much to write.
         files = [targets(pods, f"{CAPTURE}\nexclude_outbound_ports = [{port}]") for port in (1111, 2222)]
         daemon = stack.enter_context(Daemon(tmp_path, files[0]))

@@ -15,7 +15,7 @@ from netns_tests.captured import Address, plain
 from netns_tests.enrolling import Weir, alive, capture, every_way, kernel_state, ways
 from netns_tests.proxy import Proxy
 from netns_tests.traffic import DnsServer, EchoServer, Stream, connect, dns_ask
-from netns_tests.world import Host, World, eventually
+from netns_tests.world import Host, World
 from rulesets import pod as pods
 from rulesets import routing as routes
 from rulesets.capture import Capture
@@ -148,7 +148,8 @@ def test_entries_from_before_somebody_flushed_the_rules_mislead_nobody(world: Wo
             assert not is_direct(captured)
             pod.nft("flush ruleset")
         # Nobody told the proxy; its stream would hold on to the entry.
-        eventually(lambda: weir.capture() and weir.remove().settled, "removed")
+        assert weir.capture().state is State.APPLIED
+        assert weir.remove().state is State.REMOVED
         with from_port(pod, target) as direct:
             assert is_direct(direct)
             assert weir.capture().kept == 1

@@ -33,7 +33,9 @@ def test_targets_come_in_the_files_order() -> None:
 GOOD = [("web", "web"), ("a.b-c_1", "/run/docker/netns/0123"), ("7", "pid:4711"), ("x" * 63, "x y"), ("node", "host")]
 
 
-@pytest.mark.parametrize("text", ["", "# nothing yet\n", "[defaults]\n", "target = []\n", "\n\n[defaults]\ndns = false\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing yet\n", "[defaults]\n", "target = []\n", "\n\n[defaults]\ndns = false\n"]
+)
 def test_a_file_without_targets_is_good(text: str) -> None:
     assert parse(text, "weir.toml") == ()
 
@@ -87,15 +89,30 @@ BAD = {
     "defaults that are none": ("defaults = 3\n", ":1: defaults = 3: wants a [defaults] table"),
     "no name": ('[[target]]\nnetns = "web"\n', ":1: target number 1: name is missing"),
     "no netns": (f'{TARGET}[[target]]\nname = "x"\n', ":4: target number 2: netns is missing"),
-    "a name that is none": (f'{TARGET}[[target]]\nname = 3\nnetns = "x"\n', ":5: target number 2: name = 3: wants a text"),
-    "a netns that is none": ('[[target]]\nname = "a"\nnetns = ["x"]\n', ":3: target number 1: netns = ['x']: wants a text"),
+    "a name that is none": (
+        f'{TARGET}[[target]]\nname = 3\nnetns = "x"\n',
+        ":5: target number 2: name = 3: wants a text",
+    ),
+    "a netns that is none": (
+        '[[target]]\nname = "a"\nnetns = ["x"]\n',
+        ":3: target number 1: netns = ['x']: wants a text",
+    ),
     "a name with a blank": ('[[target]]\nname = "a b"\nnetns = "x"\n', ":2: name = 'a b': wants 1 to 63 letters"),
     "a long name": (f'[[target]]\nname = "{"a" * 64}"\nnetns = "x"\n', ":2: name = "),
     "an empty netns": ('[[target]]\nname = "a"\nnetns = ""\n', ":3: target 'a': netns = ''"),
-    "half a path": ('[[target]]\nname = "a"\nnetns = "b/c"\n', ":3: target 'a': netns = 'b/c': a path must begin with /"),
+    "half a path": (
+        '[[target]]\nname = "a"\nnetns = "b/c"\n',
+        ":3: target 'a': netns = 'b/c': a path must begin with /",
+    ),
     "no process": ('[[target]]\nname = "a"\nnetns = "pid:x"\n', ":3: target 'a': netns = 'pid:x': wants a process"),
-    "a name twice": (f"{TARGET}{TARGET}".replace('netns = "web"', 'netns = "x"', 1), ":5: target 'web': name = 'web': is"),
-    "a netns twice": (f"{TARGET}{TARGET}".replace('name = "web"', 'name = "x"', 1), ":6: target 'web': netns = 'web': is"),
+    "a name twice": (
+        f"{TARGET}{TARGET}".replace('netns = "web"', 'netns = "x"', 1),
+        ":5: target 'web': name = 'web': is",
+    ),
+    "a netns twice": (
+        f"{TARGET}{TARGET}".replace('name = "web"', 'name = "x"', 1),
+        ":6: target 'web': netns = 'web': is",
+    ),
     "an unknown key": (f"{TARGET}\noutbund_port = 3\n", ":5: target 'web': outbund_port = 3: "),
     "an unknown default": (f"[defaults]\ndnss = true\n{TARGET}", ":2: defaults: dnss = true: "),
     "a wrong type": (f'{TARGET}dns = "yes"\n', ":4: target 'web': dns = 'yes': wants true or false"),
@@ -128,7 +145,9 @@ def test_a_bad_file_is_told_with_its_line(text: str, said: str) -> None:
     assert said in told
 
 
-@pytest.mark.parametrize(("key", "right"), [("outbund_port", "outbound_port"), ("exclude_interface", "exclude_interfaces")])
+@pytest.mark.parametrize(
+    ("key", "right"), [("outbund_port", "outbound_port"), ("exclude_interface", "exclude_interfaces")]
+)
 def test_the_nearest_right_key_is_named(key: str, right: str) -> None:
     for text in (f"{TARGET}{key} = 3\n", f"[defaults]\n{key} = 3\n"):
         with pytest.raises(ConfigError, match=rf"{key} = 3: .*{right}"):

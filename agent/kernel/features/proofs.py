@@ -29,7 +29,8 @@ Proof = str | Callable[[], None]
 _LOCALHOST = "127.0.0.1"
 _HERE, _THERE = "192.0.2.1", "192.0.2.2"  # RFC 5737: in nobody's use
 _SECONDS = 1.0  # what is sent on `lo` arrives before `send` returns; only what never comes is waited for
-_AGAIN, _ATTEMPTS = 0.01, 100
+# Ten seconds: where many links come and go, the kernel looks at a new one once a second (net/core/link_watch.c).
+_AGAIN, _ATTEMPTS = 0.01, 1000
 _LINK = "weir-proof"
 # include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h
 _BATCH_BEGIN, _BATCH_END = 16, 17
