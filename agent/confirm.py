@@ -65,7 +65,7 @@ class Guarded:
 def start(target: Target, seconds: float) -> Guarded:
     """Have a guard capture a target for so many seconds, unless it is confirmed before. Returns when it has.
 
-    To be called while this process has one thread only. Raises `WeirError` when nothing was changed.
+    To be called while this process has one thread only. Raises `WeirError` when the guard was killed meanwhile.
     """
     reading, writing = os.pipe()
     if os.fork() == 0:
@@ -79,7 +79,10 @@ def start(target: Target, seconds: float) -> Guarded:
         read = os.read(reading, 1)
         if not read:
             os.close(reading)
-            raise WeirError(f"target {target.name!r}: the guard ended without a word; nothing was changed")
+            raise WeirError(
+                f"target {target.name!r}: the guard ended without a word, so that nothing stays",
+                hint="`weir diff` shows what is there",
+            )
         line += read
     made = report.parse(json.loads(line))
     return Guarded(report=made, changed=_is_change(made), ended=reading)

@@ -59,21 +59,22 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
     compared = compare(target, observed)
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
         kept = streams.kept(diag, conntrack, compared.capture)
-        through = streams.captured(conntrack.flows(socket.IPPROTO_TCP), compared.capture)
+        captured = streams.captured(conntrack.flows(socket.IPPROTO_TCP), compared.capture)
+    through = streams.through_proxy(captured, compared.capture)
     checks = tuple(_checks(target, compared))
     state, reason = _state(target, observed, compared, checks)
     record = records.read(handle.netns.identity, handle.cookie)
     if record is not None and record.drain_until is not None and observed.ruleset is not None:
         left = max(0.0, record.drain_until - now())
-        state, reason = State.DRAINING, f"{_counted(len(through), 'captured stream')} may go on for {left:.0f} s"
+        state, reason = State.DRAINING, f"{streams.counted(len(through), 'captured stream')} may go on for {left:.0f} s"
     return Inspection(
         target=target,
         state=state,
         reason=reason,
         checks=checks,
         plan=compared.plan,
-        kept=tuple(streams.stream_of(flow) for _, flow in kept),
-        captured=tuple(streams.stream_of(flow) for flow in through),
+        kept=kept,
+        captured=through,
         counters=observed.ruleset.counters if observed.ruleset else (),
     )
 
@@ -88,7 +89,7 @@ def _checks(target: Target, compared: Comparison) -> list[Check]:
     if rules.actual is None:
         said = f"there is no table inet {rules.table}"
     else:
-        said = _counted(len(rules.changes()), "difference") if rules else "as wanted"
+        said = streams.counted(len(rules.changes()), "difference") if rules else "as wanted"
     return [
         Check(name="rules", holds=not rules, said=said),
         Check(name="routes", holds=not routing, said=_routes(routing) if routing else "as wanted"),
@@ -120,7 +121,3 @@ def _routes(plan: RoutingPlan) -> str:
     surplus = len(plan.removed.rules) + len(plan.removed.routes)
     said = [f"{lacking} missing"] if lacking else []
     return ", ".join([*said, *([f"{surplus} too many"] if surplus else [])])
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

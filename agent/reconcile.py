@@ -15,7 +15,7 @@ from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
 from agent.kernel.sockets import SocketDiag
 from agent.observed import Observed, in_words, observe
-from agent.removal import release
+from agent.removal import Release, release
 from agent.state import Record, Records, now
 from agent.targets import Absent, Captured, Outcome, State, Target, TargetPlan
 from rulesets import pod
@@ -86,7 +86,7 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
 
 
 def _done(record: Record, *, changed: bool) -> str:
-    outside = f"; {record.kept} streams from before stay outside" if record.kept else ""
+    outside = f"; {streams.counted(record.kept)} from before outside" if record.kept else ""
     return ("rules and routes were written and read back equal" if changed else "all is as wanted") + outside
 
 
@@ -158,6 +158,13 @@ def _kept_streams(capture: Capture, handle: Handle, record: Record) -> int:
         return len(streams.kept(diag, conntrack, capture))
 
 
+def _going_on(came: Release, remaining: float) -> str:
+    left = f"{streams.counted(len(came.draining), 'captured stream')} left"
+    if came.lacking:
+        return f"{left}, and this kernel can't end them: {came.lacking}"
+    return f"{left}, for {remaining:.0f} s at most"
+
+
 def _release(target: Target, drain: float, handle: Handle, records: Records) -> Outcome:
     identity = handle.netns.identity
     known = records.read(identity, handle.cookie)
@@ -176,10 +183,10 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
         return Outcome(
             target=target,
             state=State.DRAINING,
-            reason=f"{len(came.draining)} captured streams go on, for {remaining:.0f} s at most",
+            reason=_going_on(came, remaining),
             plan=change,
             draining=len(came.draining),
-            again=min(DRAIN_INTERVAL, remaining),
+            again=DRAIN_INTERVAL if came.lacking else min(DRAIN_INTERVAL, remaining),
         )
     records.forget(identity)
     ended = f"; {came.ended} sockets of captured streams were ended" if came.ended else ""

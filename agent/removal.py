@@ -8,10 +8,12 @@ which both ends see as an error; then nothing is left.
 from dataclasses import dataclass
 
 from agent import streams
+from agent.errors import FeatureMissing
 from agent.kernel import routing
-from agent.kernel.conntrack import Conntrack, Flow
+from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
 from agent.kernel.sockets import SocketDiag
+from agent.streams import Stream
 from rulesets import pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
@@ -22,10 +24,14 @@ from rulesets.routing import NO_ROUTING, RoutingPlan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """How far a release has come: the streams that still hold it up, and how many were ended by force."""
+    """How far a release has come: the streams that still hold it up, and how many sockets were ended by force.
 
-    draining: tuple[Flow, ...] = ()
+    `lacking` says why streams whose time is over could not be ended; empty when they could.
+    """
+
+    draining: tuple[Stream, ...] = ()
     ended: int = 0
+    lacking: str = ""
 
     @property
     def done(self) -> bool:
@@ -47,8 +53,11 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
             streams.forget_dns(conntrack, flows)
             left = streams.captured(flows, capture)
             if left and patient:
-                return Release(draining=left)
-            ended = streams.end(left, diag, conntrack)
+                return Release(draining=streams.through_proxy(left, capture))
+            try:
+                ended = streams.end(left, diag, conntrack)
+            except FeatureMissing as missing:
+                return Release(draining=streams.through_proxy(left, capture), lacking=missing.said)
             streams.forget_captured(conntrack, flows, capture)
             streams.forget_kept(diag, conntrack, capture)
             handle.apply(diff(draining, None))

@@ -5,10 +5,12 @@ Functions act in the calling thread's namespace.
 """
 
 import socket
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from agent.kernel.conntrack import Conntrack, Flow
+from agent.errors import FeatureMissing
+from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
 from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
 from agent.place import Place, outgoing
 from rulesets.capture import Capture
@@ -41,15 +43,36 @@ def _endpoint(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def stream_of(flow: Flow) -> Stream:
-    """Return the stream that a flow carries."""
-    original = flow.original
+def counted(number: int, what: str = "stream") -> str:
+    """Return a number of streams in words."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _stream(original: FlowTuple) -> Stream:
     return Stream(
         source=original.source,
         source_port=original.source_port,
         destination=original.destination,
         destination_port=original.destination_port,
     )
+
+
+def through_proxy(flows: Iterable[Flow], capture: Capture) -> tuple[Stream, ...]:
+    """Return the streams of captured flows as their owners see them.
+
+    One that came in has two flows, to the proxy and from there to the application; where both are known it is one.
+    """
+    flows = tuple(flows)
+    to_proxy = [_stream(flow.original) for flow in flows if _to_proxy(flow, capture)]
+    from_proxy = [_stream(flow.original) for flow in flows if not _to_proxy(flow, capture)]
+    known = Counter((each.source, each.destination, each.destination_port) for each in to_proxy)
+    for each in from_proxy:
+        ends = (each.source, each.destination, each.destination_port)
+        if known[ends]:
+            known[ends] -= 1
+        else:
+            to_proxy.append(each)
+    return tuple(to_proxy)
 
 
 def captured(flows: Iterable[Flow], capture: Capture) -> tuple[Flow, ...]:
@@ -159,10 +182,15 @@ def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: R
             conntrack.update_mark(flow, capture.kept_mark.value, capture.kept_mark.mask)
 
 
-def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[tuple[TcpSocket, Flow], ...]:
+def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[Stream, ...]:
     """Return the streams that were open before enrolment and stay outside."""
-    direct = _direct(Place(diag, capture), conntrack, capture)
-    return tuple((each, flow) for each, flow in direct if capture.kept_mark.matches(flow.mark))
+    place = Place(diag, capture)
+    return tuple(_stream(place.original(each)) for each, _ in _kept(place, conntrack, capture))
+
+
+def _kept(place: Place, conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
+    direct = _direct(place, conntrack, capture)
+    return ((each, flow) for each, flow in direct if capture.kept_mark.matches(flow.mark))
 
 
 def _direct(place: Place, conntrack: Conntrack, capture: Capture) -> Iterator[tuple[TcpSocket, Flow]]:
@@ -186,21 +214,36 @@ def end_uncaptured(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rul
         flow = conntrack.find(outgoing(each))
         taken = flow is not None and (_translated(flow) or capture.connection_mark.matches(flow.mark))
         if not taken and not place.carried(each) and place.would_be_captured(each, rules):
-            ended += diag.destroy(each)
+            ended += _ended(diag, each)
             if flow is not None:
                 conntrack.delete(flow)
     return ended
 
 
-def end_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> int:
-    """Destroy the sockets of the streams that stay outside; return how many."""
-    return sum(diag.destroy(each) for each, _ in kept(diag, conntrack, capture))
+def end_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> None:
+    """Destroy the sockets of the streams that stay outside."""
+    for each, flow in tuple(_kept(Place(diag, capture), conntrack, capture)):
+        _ended(diag, each)
+        conntrack.delete(flow)
+
+
+def _ended(diag: SocketDiag, each: TcpSocket) -> bool:
+    """Destroy the socket of a direct stream; tell whether it was there.
+
+    A kernel that can't (CONFIG_INET_DIAG_DESTROY) leaves it: without its flow its next segment looks new, goes to the
+    proxy, and is answered with a reset.
+    """
+    try:
+        return diag.destroy(each)
+    except FeatureMissing:
+        return False
 
 
 def end(flows: Iterable[Flow], diag: SocketDiag, conntrack: Conntrack) -> int:
     """Destroy every socket at this end of the flows, so that their owners and peers see an error; return how many.
 
-    A destroyed socket sends a reset, which must still be translated: the flow is forgotten after it.
+    A destroyed socket sends a reset, which must still be translated: the flow is forgotten after it. Raises
+    `FeatureMissing` on a kernel that can't destroy sockets, before any flow is forgotten: the streams go on.
     """
     wanted = {each: flow for flow in flows for one in (flow.original, flow.reply) for each in (one, one.reversed())}
     sockets = [each for each in diag.tcp_sockets() if outgoing(each) in wanted]
@@ -212,7 +255,7 @@ def end(flows: Iterable[Flow], diag: SocketDiag, conntrack: Conntrack) -> int:
 
 def forget_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> None:
     """Take the mark of kept streams off again; the streams go on."""
-    for _, flow in kept(diag, conntrack, capture):
+    for _, flow in tuple(_kept(Place(diag, capture), conntrack, capture)):
         conntrack.update_mark(flow, 0, capture.kept_mark.mask)
 
 

@@ -96,8 +96,8 @@ def end(process: "subprocess.Popen[str]", number: signal.Signals = signal.SIGTER
     """Send a signal to a process, or to what it only stands in front of (nsenter), and wait for its end."""
     with contextlib.suppress(OSError):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in children or [process.pid]:
-            os.kill(int(pid), number)
+        for pid in map(int, children or [str(process.pid)]):
+            os.kill(pid, number)
     process.communicate()
 
 
@@ -109,12 +109,11 @@ class Session:
         self.output = ""
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            command.argv(*arguments),
+            ["setsid", "--ctty", *command.argv(*arguments)],
             env={**command.environ, "TERM": "xterm-256color", **(environment or {})},
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            start_new_session=True,
         )
         os.close(slave)
 

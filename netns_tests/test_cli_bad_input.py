@@ -5,6 +5,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,10 @@ time.sleep(600)
 """
 
 
+def nothing(machine: Machine) -> AbstractContextManager[object]:
+    return contextlib.nullcontext()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A command line (`FILE` and `DIR` are put in), the file's text, and what the message must name.
@@ -41,7 +46,7 @@ class Case:
     file: str | bytes = WEB
     prefix: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    during: Callable[[Machine], AbstractContextManager[object]] = lambda machine: contextlib.nullcontext()
+    during: Callable[[Machine], AbstractContextManager[object]] = nothing
 
 
 def setting(name: str, line: str, *says: str) -> Case:
@@ -242,18 +247,21 @@ def test_it_is_refused_in_one_message(machine: Machine, case: Case) -> None:
     arguments = [put_in(each) for each in shlex.split(case.run)]
     environment = {name: put_in(value) for name, value in case.environment.items()}
     weir = Command(machine.directory, (*machine.prefix, *case.prefix), environment)
-    with case.during(machine):
+    with case.during(machine), ThreadPoolExecutor(2) as at_once:
         before = rules(machine)
-        in_text = weir(*arguments)
-        in_json = weir.json(*arguments) if "daemon" not in arguments else None
+        in_text = at_once.submit(weir, *arguments).result
+        if case.during is not nothing:
+            in_text()  # one after the other, where both get as far as the lock
+        in_json = at_once.submit(weir.json, *arguments).result() if "daemon" not in arguments else None
+        said = in_text()
         assert rules(machine) == before
-        check(in_text, in_text.err)
-        assert in_text.out == ""
-        lines = in_text.err.splitlines()
-        assert lines[0].startswith(("weir: ", "failed     ")), in_text.err
-        assert all(line.startswith("  ") for line in lines[1:]), in_text.err
+        check(said, said.err)
+        assert said.out == ""
+        lines = said.err.splitlines()
+        assert lines[0].startswith(("weir: ", "failed     ")), said.err
+        assert all(line.startswith("  ") for line in lines[1:]), said.err
         assert max(map(len, lines)) < 500
-        assert not [each for each in map(put_in, case.says) if each not in in_text.err], in_text.err
+        assert not [each for each in map(put_in, case.says) if each not in said.err], said.err
         if in_json is not None:
             check(in_json, said_in(in_json.json))
             assert in_json.err == ""

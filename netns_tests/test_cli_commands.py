@@ -172,7 +172,10 @@ def test_status_lists_streams_that_stay_outside_and_that_drain(
         captured = stack.enter_context(Stream(pod, world.outside, (world.outside.v4, 0)))
         assert captured.captured
         with weir.started("remove", *here, "--drain", "600", "--output", "json") as removing:
-            draining = lambda: weir.json("status", *here).target["draining"]  # noqa: E731 (read twice, below)
+
+            def draining() -> list[str]:
+                return list(weir.json("status", *here).target["draining"])
+
             eventually(draining, "the release waits for a stream", slow(20))
             assert any("to 10.99.0.2:" in each for each in draining())
             shown = weir("status", *here).out

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import streams
 from agent.targets import Outcome, State
 from netns_tests.enrolling import Weir, alive, every_way, kernel_state, slow, start_conntrack, ways
 from netns_tests.proxy import Proxy
@@ -58,7 +59,7 @@ def nothing_is_left(weir: Weir, before: str) -> None:
 def draining(outcome: Outcome, at_least: int) -> None:
     assert outcome.state is State.DRAINING, outcome.reason
     assert outcome.draining >= at_least
-    assert f"{outcome.draining} captured streams go on" in outcome.reason
+    assert streams.counted(outcome.draining, "captured stream") in outcome.reason
     assert outcome.again is not None
 
 

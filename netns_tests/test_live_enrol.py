@@ -94,7 +94,7 @@ def test_open_streams_live_on_and_new_ones_are_captured(world: World, pod: Host,
         outcome = weir.capture()
         assert outcome.state is State.APPLIED, outcome.reason
         assert outcome.kept == len(old)
-        assert f"{len(old)} streams from before stay outside" in outcome.reason
+        assert f"{len(old)} streams from before outside" in outcome.reason
         assert ways(world, pod) == ["captured"] * 4
         assert alive(old) == ["alive"] * len(old)
         marked = {flow.original.source_port for flow in weir.flows() if flow.mark & 0xFFF == KEPT_MARK}

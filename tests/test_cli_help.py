@@ -62,11 +62,12 @@ def test_a_page_fits_and_is_whole(command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_examples_are_understood(command: str) -> None:
+    text = page(command)
     for example in PAGES[command].examples:
         name, *arguments = shlex.split(example)
         assert (name, arguments[0]) == ("weir", command)
         assert weir(*arguments, "--help").returncode == 0, example
-        assert example in page(command)  # on one line, to be pasted
+        assert example in text  # on one line, to be pasted
 
 
 @pytest.mark.parametrize("command", [each for each in COMMANDS if "REPORT:" in PAGES[each].document])

@@ -76,6 +76,7 @@ class Tables:
     def _list(self, command: str) -> str:
         with self._lock, _library_in_use:
             code, output, said = self._context.cmd(command)
+            self._forget()
         if code:
             raise _error(command, said or "")
         return output or ""
@@ -105,10 +106,18 @@ class Tables:
                 writer.write(text)
             with self._lock, _library_in_use:
                 code, _, said = self._context.cmd_from_file(f"/proc/self/fd/{file}")
+                self._forget()
         finally:
             os.close(file)
         if code:
             raise _error(text, said or "")
+
+    def _forget(self) -> None:
+        """Have libnftables free its copy of the ruleset: 0.6 MB for each context otherwise, and it is read anew anyway.
+
+        There is no call for that, but a command that is none frees it (nft_run_cmd_from_buffer) and costs 0.02 ms.
+        """
+        self._context.cmd("-")
 
     def close(self) -> None:
         """Let go of the namespace. Twice is once; afterwards nothing else may be called."""

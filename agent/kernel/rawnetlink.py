@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -43,6 +44,16 @@ _ATTRIBUTE = struct.Struct("=HH")
 _BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
 _PATIENCE = struct.pack("@ll", 5, 0)  # seconds; the kernel answers within the call to send, so this only ends a bug
 _ATTEMPTS = 8
+
+
+class _Thread(threading.local):
+    """A buffer for each thread: one for each socket would be 13 MB for a hundred namespaces."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(_BUFFER)
+
+
+_thread = _Thread()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +91,6 @@ class RawNetlink:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
-        self._buffer = bytearray(_BUFFER)
         self._sequence = count(1)
 
     def __enter__(self) -> Self:
@@ -151,8 +161,9 @@ class RawNetlink:
 
     def _receive(self, sequence: int, statement: str) -> Iterator[tuple[int, int, bytes]]:
         """Type, flags and body of every message of one datagram that answers ``sequence``."""
+        buffer = _thread.buffer
         try:
-            size, _, flags, _ = self._socket.recvmsg_into([self._buffer])
+            size, _, flags, _ = self._socket.recvmsg_into([buffer])
         except OSError as error:
             if error.errno == errno.ENOBUFS:
                 raise _MessageLostError(statement=statement, said=str(error)) from error
@@ -160,7 +171,7 @@ class RawNetlink:
             raise KernelError(statement=statement, said=said) from error
         if flags & socket.MSG_TRUNC:
             raise KernelError(statement=statement, said=f"an answer of more than {_BUFFER} bytes")
-        view = memoryview(self._buffer)
+        view = memoryview(buffer)
         at = 0
         while at + _HEADER.size <= size:
             length, kind, message_flags, answered, _ = _HEADER.unpack_from(view, at)
