@@ -120,7 +120,13 @@ def parse(document: Mapping[str, object]) -> Report:
 
 
 def _lines(streams: "tuple[Stream, ...]") -> tuple[str, ...]:
-    return tuple(map(str, streams))
+    """Return streams as lines, IPv4 first and by client, so that two looks can be compared."""
+
+    def order(each: "Stream") -> tuple[int, ...]:
+        ends = (each.source, each.destination)
+        return (each.source.version, *map(int, ends), each.source_port, each.destination_port)
+
+    return tuple(str(each) for each in sorted(streams, key=order))
 
 
 def _counted(counters: "tuple[Counter, ...]") -> tuple[tuple[str, int, int], ...]:

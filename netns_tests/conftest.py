@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
+from netns_tests.enrolling import Weir
 from netns_tests.world import Host, World, delete_all
 
 
@@ -33,3 +36,23 @@ def world(root: None) -> Iterator[World]:
 def pods(world: World) -> tuple[Host, ...]:
     """Give a test the two pods of its world."""
     return world.pods
+
+
+@pytest.fixture
+def pod(world: World) -> Host:
+    """Give a test the first pod of its world."""
+    return world.pods[0]
+
+
+@pytest.fixture
+def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
+    """Give a test a Weir for its first pod."""
+    with Weir(pod, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Give a test a stack, closed at its end."""
+    with ExitStack() as made:
+        yield made

@@ -1,9 +1,8 @@
 """Conntrack against real traffic: what it lists, and what its changes do to the next packet."""
 
-import ctypes
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
@@ -13,12 +12,13 @@ import pytest
 
 from agent.errors import PermissionMissing
 from agent.kernel.conntrack import Conntrack, Flow, FlowTuple, Status
+from netns_tests.clients import connect
+from netns_tests.pairs import EACH_FAMILY, V4, V6, bound
+from netns_tests.syscalls import drop_capabilities
 from netns_tests.world import Host, eventually
 
 T = TypeVar("T")
-V4, V6 = socket.AF_INET, socket.AF_INET6
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
-FAMILIES = pytest.mark.parametrize("family", [V4, V6], ids=["ipv4", "ipv6"])
 SECONDS = 5.0
 
 ACTIVE = """
@@ -30,12 +30,6 @@ table inet active {
 }
 """
 # The rule is what counts: a nat chain without a rule that uses conntrack does not make the namespace track anything.
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as made:
-        yield made
 
 
 def conntrack(host: Host, question: Callable[[Conntrack], T]) -> T:
@@ -50,22 +44,6 @@ def flows(host: Host, protocol: int | None = None) -> tuple[Flow, ...]:
     return conntrack(host, lambda table: table.flows(protocol))
 
 
-def bound(stack: ExitStack, host: Host, family: int, kind: int, port: int, address: str = "") -> socket.socket:
-    one = stack.enter_context(host.socket(family, kind))
-    one.settimeout(SECONDS)
-    one.bind((address or host.address(family), port))
-    if kind == socket.SOCK_STREAM:
-        one.listen()
-    return one
-
-
-def dial(stack: ExitStack, client: Host, server: Host, family: int, port: int) -> socket.socket:
-    one = stack.enter_context(client.socket(family))
-    one.settimeout(SECONDS)
-    one.connect((server.address(family), port))
-    return one
-
-
 def flow_tuple(source: tuple[str, int], destination: tuple[str, int], protocol: int = TCP) -> FlowTuple:
     return FlowTuple(
         source=ip_address(source[0]),
@@ -76,7 +54,7 @@ def flow_tuple(source: tuple[str, int], destination: tuple[str, int], protocol: 
     )
 
 
-@FAMILIES
+@EACH_FAMILY
 def test_a_redirected_connection_is_listed_with_its_translation_and_mark(
     pods: tuple[Host, ...], stack: ExitStack, family: int
 ) -> None:
@@ -89,8 +67,9 @@ def test_a_redirected_connection_is_listed_with_its_translation_and_mark(
         "}"
     )
     loopback = "127.0.0.1" if family == V4 else "::1"
-    proxy = bound(stack, pod, family, socket.SOCK_STREAM, 15001, loopback)
-    near = dial(stack, pod, peer, family, 80)  # nobody listens there: only the proxy can have taken it
+    proxy = bound(stack, pod, family, 15001, address=loopback)
+    # Nobody listens there: only the proxy can have taken it.
+    near = stack.enter_context(connect(pod, (peer.address(family), 80)))
     far = stack.enter_context(proxy.accept()[0])
     far.settimeout(SECONDS)
     near.send(b"x")
@@ -119,16 +98,16 @@ def test_counts_are_none_where_accounting_is_off(pods: tuple[Host, ...], stack: 
     pod, peer = pods
     pod.sysctl("net/netfilter/nf_conntrack_acct", 0)
     pod.nft(ACTIVE)
-    bound(stack, peer, V4, socket.SOCK_STREAM, 80)
-    dial(stack, pod, peer, V4, 80)
+    bound(stack, peer, V4, 80)
+    stack.enter_context(connect(pod, (peer.v4, 80)))
     (flow,) = flows(pod)
     assert (flow.original_count, flow.reply_count) == (None, None)
 
 
 def test_nothing_is_listed_where_conntrack_is_not_active(pods: tuple[Host, ...], stack: ExitStack) -> None:
     pod, peer = pods
-    bound(stack, peer, V4, socket.SOCK_STREAM, 80)
-    dial(stack, pod, peer, V4, 80)
+    bound(stack, peer, V4, 80)
+    stack.enter_context(connect(pod, (peer.v4, 80)))
     assert flows(pod) == ()
     assert conntrack(pod, Conntrack.count) == 0
     assert conntrack(pod, Conntrack.maximum) > 0
@@ -152,7 +131,7 @@ def test_an_entry_in_a_zone_is_listed_marked_and_deleted(
         f"chain input {{ type filter hook prerouting priority -300; udp sport 53 {rule}; }}\n"
         "}\n" + ACTIVE
     )
-    near = bound(stack, pod, V4, socket.SOCK_DGRAM, 5000)
+    near = bound(stack, pod, V4, 5000, kind=socket.SOCK_DGRAM)
     for port in (53, 54):
         near.sendto(b"x", (peer.v4, port))
     (flow,) = (each for each in flows(pod, UDP) if each.original.destination_port == 53)
@@ -163,7 +142,7 @@ def test_an_entry_in_a_zone_is_listed_marked_and_deleted(
     assert [each.original.destination_port for each in flows(pod, UDP)] == [54]
 
 
-@FAMILIES
+@EACH_FAMILY
 def test_a_masked_mark_changes_no_other_bit(pods: tuple[Host, ...], stack: ExitStack, family: int) -> None:
     pod, peer = pods
     pod.nft(
@@ -172,8 +151,8 @@ def test_a_masked_mark_changes_no_other_bit(pods: tuple[Host, ...], stack: ExitS
         "chain drops { type filter hook output priority 1; ct mark 0xff0012 drop; }\n"
         "}"
     )
-    near = bound(stack, pod, family, socket.SOCK_DGRAM, 5000)
-    bound(stack, peer, family, socket.SOCK_DGRAM, 9)  # so that no ICMP error comes back
+    near = bound(stack, pod, family, 5000, kind=socket.SOCK_DGRAM)
+    bound(stack, peer, family, 9, kind=socket.SOCK_DGRAM)  # so that no ICMP error comes back
     near.connect((peer.address(family), 9))
     near.send(b"x")
     (flow,) = flows(pod, UDP)
@@ -186,15 +165,15 @@ def test_a_masked_mark_changes_no_other_bit(pods: tuple[Host, ...], stack: ExitS
         conntrack(pod, lambda table: table.update_mark(flow, 0x100, 0xFF))
 
 
-@FAMILIES
+@EACH_FAMILY
 def test_deleting_its_entry_lets_a_dns_client_be_redirected(
     pods: tuple[Host, ...], stack: ExitStack, family: int
 ) -> None:
     pod, peer = pods
     loopback = "127.0.0.1" if family == V4 else "::1"
-    resolver = bound(stack, peer, family, socket.SOCK_DGRAM, 53)
-    proxy = bound(stack, pod, family, socket.SOCK_DGRAM, 15053, loopback)
-    client = bound(stack, pod, family, socket.SOCK_DGRAM, 5000)
+    resolver = bound(stack, peer, family, 53, kind=socket.SOCK_DGRAM)
+    proxy = bound(stack, pod, family, 15053, address=loopback, kind=socket.SOCK_DGRAM)
+    client = bound(stack, pod, family, 5000, kind=socket.SOCK_DGRAM)
 
     def taker() -> socket.socket:
         client.sendto(b"?", (peer.address(family), 53))
@@ -227,7 +206,7 @@ def test_deleting_its_entry_lets_a_dns_client_be_redirected(
 def test_a_flow_that_has_gone_is_neither_deleted_nor_changed(pods: tuple[Host, ...], stack: ExitStack) -> None:
     pod, peer = pods
     pod.nft(ACTIVE)
-    near = bound(stack, pod, V4, socket.SOCK_DGRAM, 5000)
+    near = bound(stack, pod, V4, 5000, kind=socket.SOCK_DGRAM)
     near.sendto(b"x", (peer.v4, 9))
     (old,) = flows(pod, UDP)
     assert conntrack(pod, lambda table: table.delete(old))
@@ -244,7 +223,7 @@ def test_a_flow_that_has_gone_is_neither_deleted_nor_changed(pods: tuple[Host, .
     assert flows(pod, UDP) == ()
 
 
-@FAMILIES
+@EACH_FAMILY
 def test_an_entry_is_made_once_for_both_directions(pods: tuple[Host, ...], stack: ExitStack, family: int) -> None:
     pod, peer = pods
     pod.nft(ACTIVE)
@@ -281,9 +260,7 @@ def test_a_refusal_names_what_was_asked_and_what_the_kernel_said(pods: tuple[Hos
     one = flow_tuple((pod.v4, 40000), (peer.v4, 80))
 
     def powerless(table: Conntrack) -> bool:
-        # capset(2), version 3, for this thread alone: no capability left.
-        if ctypes.CDLL(None, use_errno=True).capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)):
-            raise OSError(ctypes.get_errno(), "capset")
+        drop_capabilities()
         return table.create_established(one, mark=0x77, timeout=600)
 
     with pytest.raises(PermissionMissing) as refused:

@@ -32,7 +32,10 @@ def test_waiting_ends_when_the_proxy_listens_and_rules_outlive_it(tmp_path: Path
             assert (seen["state"], seen["captured"]) == ("degraded", False)
             assert "15001" in seen["reason"]
         assert rules(pod) == before
+        daemon.eventually(lambda: daemon.state("t0") == "degraded", "the daemon sees it by itself", 2 * SOON)
+        assert daemon.metrics()["weir_target_captured", ("t0",)] == 0
         with ProxyProcess(pod):
+            daemon.eventually(lambda: daemon.state("t0") == "unchanged", "and that it is back", 2 * SOON)
             assert not exchange(pod, outside).direct
             assert daemon.weir("verify", "t0").code == 0
         assert rules(pod) == before

@@ -33,7 +33,7 @@ def daemon(tmp_path: Path, pods: list[Namespace]) -> Iterator[Daemon]:
         yield made.start()
 
 
-class Manager:
+class Systemd:
     """A service manager's ear."""
 
     def __init__(self, path: Path) -> None:
@@ -54,31 +54,31 @@ class Manager:
         return sum(field in message for _, message in self.heard)
 
 
-def test_the_service_manager_hears_everything(tmp_path: Path, pods: list[Namespace]) -> None:
-    manager = Manager(tmp_path / "notify")
+def test_systemd_hears_everything(tmp_path: Path, pods: list[Namespace]) -> None:
+    systemd = Systemd(tmp_path / "notify")
     interval = 0.4
     environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": str(int(interval * 1e6))}
-    with manager.ear, Daemon(tmp_path, targets(pods), environment=environment) as daemon:
+    with systemd.ear, Daemon(tmp_path, targets(pods), environment=environment) as daemon:
         daemon.start(ready=False)
-        assert manager.until("READY")["READY"] == "1"
+        assert systemd.until("READY")["READY"] == "1"
         assert all("nat-out" in rules(pod) for pod in pods), "ready: each target was looked at"
-        assert manager.count("WATCHDOG") == 0
-        began, _ = manager.heard[-1]
+        assert systemd.count("WATCHDOG") == 0
+        began, _ = systemd.heard[-1]
         for _ in range(5):
-            assert manager.until("WATCHDOG")["WATCHDOG"] == "1"
-        assert manager.heard[-1][0] - began >= interval  # not more often than asked for, at half of the time
+            assert systemd.until("WATCHDOG")["WATCHDOG"] == "1"
+        assert systemd.heard[-1][0] - began >= interval  # not more often than asked for, at half of the time
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         os.kill(daemon.pid, signal.SIGHUP)
-        reloading = manager.until("RELOADING")
+        reloading = systemd.until("RELOADING")
         assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        assert "20 targets" in manager.until("READY")["STATUS"]
+        assert "20 targets" in systemd.until("READY")["STATUS"]
         # After a bad file it is ready too, and says what is wrong.
         daemon.rewrite("x = 1")
-        manager.until("RELOADING")
-        assert "x = 1" in manager.until("READY")["STATUS"]
+        systemd.until("RELOADING")
+        assert "x = 1" in systemd.until("READY")["STATUS"]
         assert daemon.end() == 0
-        manager.until("STOPPING")
-        assert manager.count("STOPPING") == 1
+        systemd.until("STOPPING")
+        assert systemd.count("STOPPING") == 1
 
 
 def test_ready_is_said_when_each_target_was_looked_at(tmp_path: Path, pods: list[Namespace]) -> None:

@@ -5,9 +5,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-
-import pytest
 
 from agent.targets import State
 from netns_tests.enrolling import APP, BOTH_WAYS, Weir, capture
@@ -24,17 +21,6 @@ CLIENTS_EACH = 2  # in four ways: 8
 # They differ in everything that a change can touch: rules, a whole set, its elements, counters; and in chains.
 ONE = capture(exclude_outbound_ports=[9, "100-200"], exclude_inbound_networks=["192.0.2.0/24"])
 OTHER = capture(exclude_outbound_ports=[9, "150-300"], exclude_outbound_networks=["198.51.100.0/24"], dns=False)
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 @dataclass(frozen=True)

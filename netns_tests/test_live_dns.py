@@ -1,8 +1,5 @@
 """Queries from a fixed port follow the rules at once, although connection tracking remembers where they went before."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from agent.targets import State
@@ -15,17 +12,6 @@ from netns_tests.world import Host, World
 
 PORT = 5353
 CAPTURED, DIRECT = [DNS_ANSWER[dns.A]], [DNS_SERVER_ANSWER[dns.A]]
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 def answers(world: World, pod: Host, *, tcp: bool = False) -> list[list[str]]:

@@ -1,7 +1,7 @@
 """Releasing a pod under captured streams: they go on to their end, or end with an error; then nothing is left."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -25,17 +25,6 @@ OTHERWISE = {
     "route_table": 4711,
     "rule_priority": 1234,
 }
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 def end_with_an_error(streams: list[Stream], release: Callable[[], object]) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -18,17 +17,6 @@ from netns_tests.world import Host, World, eventually
 
 KEPT_MARK = 0x110
 TRACKED = pytest.mark.parametrize("tracked", [False, True], ids=["untracked", "tracked"])
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 class Talks:

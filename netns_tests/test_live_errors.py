@@ -80,17 +80,6 @@ TAMPERED = {
 }
 
 
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
-
-
 @contextmanager
 def owned_by_another(pod: Namespace) -> Iterator[None]:
     """Have another process own Weir's table for a while."""

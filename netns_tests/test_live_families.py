@@ -1,8 +1,6 @@
 """Where IPv6 is off, or off on `lo` alone, or left out: what becomes of its connections, and the words for it."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -27,17 +25,6 @@ UNCAPTURABLE = pytest.mark.parametrize(
     ],
     ids=["off on lo", "off on lo, both wanted", "left out", "off on lo and left out"],
 )
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 def wish(families: list[str] | None, **values: object) -> dict[str, object]:

@@ -1,9 +1,7 @@
 """Traffic is only redirected where the proxy answers; interfaces that stay out, and guests behind a pod."""
 
 import socket
-from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 
@@ -16,17 +14,6 @@ from netns_tests.world import Host, Namespace, World
 V4, V6 = socket.AF_INET, socket.AF_INET6
 CAPTURED, DIRECT, REFUSED = ["captured"] * 4, ["direct"] * 4, ["refused"] * 4
 PORTS = {15001: "outbound_port", 15006: "inbound_port", 15053: "dns_port"}
-
-
-@pytest.fixture
-def pod(world: World) -> Host:
-    return world.pods[0]
-
-
-@pytest.fixture
-def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
-    with Weir(pod, tmp_path) as running:
-        yield running
 
 
 def listen(stack: ExitStack, pod: Host, family: int, address: str, port: int, *, udp: bool = False) -> None:

@@ -102,7 +102,7 @@ class _Run:
             asyncio.create_task(_forever(self._watch_names), name="namespaces"),
             asyncio.create_task(_forever(self._watch_file), name="file"),
             asyncio.create_task(_forever(self._watch_identities), name="identities"),
-            asyncio.create_task(self._tell_manager(), name="service manager"),
+            asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
         self._keeper.take(targets)
         self._keeper.resume()
@@ -214,7 +214,7 @@ class _Run:
             await asyncio.sleep(IDENTITY_INTERVAL)
             self._keeper.check_identities()
 
-    async def _tell_manager(self) -> None:
+    async def _say_ready_and_alive(self) -> None:
         """Say that the daemon is ready once each target was looked at, and from then on that loop and workers move."""
         await self._keeper.until_settled()
         self._ready = True

@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 from agent.errors import NamespaceMissing, NotANamespace, WeirError
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
+from agent.kernel.sockets import Listener, SocketDiag
 from agent.reconcile import reconcile
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target
@@ -25,6 +26,7 @@ REST = 0.1
 FIRST_RETRY, LONGEST_RETRY = 0.25, 30.0
 # A namespace that is being made, or a proxy that starts, sends no word.
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0
+LISTENERS_INTERVAL = 5.0  # between two looks at whether the proxy of a captured namespace still listens
 _MOST_CHANGES = 64  # read at once: whoever changes rules without end must not keep the loop
 
 _P = ParamSpec("_P")
@@ -64,6 +66,7 @@ class Slot:
         self._done = done
         self._handle: Handle | None = None
         self._listening: tuple[socket.socket, ...] = ()
+        self._listeners: frozenset[Listener] = frozenset()  # as they were just before the newest pass
         self._wake, self._hurry = asyncio.Event(), asyncio.Event()
         self._alike = 0
 
@@ -136,13 +139,14 @@ class Slot:
         try:
             if self._handle is None:
                 self._handle = await self._in_worker(_opened, target.netns)
-            holder = self._holders.setdefault(self._handle.netns.identity, self)
+            handle: Handle = self._handle
+            holder = self._holders.setdefault(handle.netns.identity, self)
             if holder is not self:
                 await self._let_go()
                 return self._give_way(target, holder)
             self._listen()
-            outcome = await self._in_worker(reconcile, target, self._handle, self._records)
-            if outcome.state is State.FAILED and not self._still_meant(self._handle):
+            self._listeners, outcome = await self._in_worker(_pass, target, handle, self._records)
+            if outcome.state is State.FAILED and not self._still_meant(handle):
                 await self._let_go()
                 raise NamespaceMissing(f"netns = {target.netns!r}: it went away or became another one half-way")
         except WeirError as error:
@@ -190,9 +194,30 @@ class Slot:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REST):
                 await self._hurry.wait()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, self._pause(outcome) - REST)):
-                await self._wake.wait()
+        loop = asyncio.get_running_loop()
+        pass_at = loop.time() + max(0.0, self._pause(outcome) - REST)
+        while not self._wake.is_set() and (left := pass_at - loop.time()) > 0:
+            look_after = self._look_interval(outcome)
+            try:
+                async with asyncio.timeout(min(left, look_after)):
+                    await self._wake.wait()
+            except TimeoutError:
+                if look_after < left and await self._listeners_changed():
+                    return
+                self._alike += outcome.state is State.WAITING
+
+    def _look_interval(self, outcome: Outcome) -> float:
+        """Return the seconds until listeners are looked at, which send no word when they come and go."""
+        if self._handle is None or isinstance(outcome.target.wish, Absent) or outcome.state is State.FAILED:
+            return LONGEST_RETRY
+        return _growing(self._alike) if outcome.state is State.WAITING else LISTENERS_INTERVAL
+
+    async def _listeners_changed(self) -> bool:
+        """Tell whether others listen than the last time: a fraction of what a pass costs."""
+        if self._handle is not None:
+            with contextlib.suppress(WeirError, OSError):  # a pass says what is wrong
+                return await self._in_worker(_listeners, self._handle) != self._listeners
+        return True
 
     def _pause(self, outcome: Outcome) -> float:
         """Return the seconds until the next pass, should nothing happen before."""
@@ -200,8 +225,8 @@ class Slot:
         match outcome.state:
             case State.FAILED:
                 return spread * min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(self._alike - 1, 10))
-            case State.WAITING:
-                return min(LONGEST_LOOK, FIRST_LOOK * 1.2 ** min(max(self._alike - 1, 0), 50))
+            case State.WAITING if self._handle is None:
+                return _growing(self._alike)
             case _:
                 return min(spread * self._resync, self._resync if outcome.again is None else outcome.again)
 
@@ -245,6 +270,16 @@ class Slot:
         return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: call(*args, **kwargs))
 
 
+def _growing(looks: int) -> float:
+    return min(LONGEST_LOOK, FIRST_LOOK * 1.2 ** min(max(looks - 1, 0), 50))
+
+
+def _listeners(handle: Handle) -> frozenset[Listener]:
+    """Return who listens in a namespace. Runs in a worker."""
+    with handle.inside(), SocketDiag() as diag:
+        return diag.listening_ports()
+
+
 def _opened(netns: str) -> Handle:
     """Open a namespace and listen to it. Runs in a worker."""
     handle = Handle(Netns(netns))
@@ -254,3 +289,8 @@ def _opened(netns: str) -> Handle:
         handle.close()
         raise
     return handle
+
+
+def _pass(target: Target, handle: Handle, records: Records) -> tuple[frozenset[Listener], Outcome]:
+    """Make one pass; return who listened before it, and its outcome. Runs in a worker."""
+    return _listeners(handle), reconcile(target, handle, records)
