@@ -15,6 +15,7 @@ from agent.observed import Observed, in_words, observe
 from agent.state import Records, now
 from agent.streams import Stream
 from agent.targets import Absent, State, Target, TargetPlan
+from agent.words import counted
 from rulesets.capture import ProxyAbsent
 from rulesets.model import Counter
 from rulesets.routing import RoutingPlan
@@ -66,7 +67,7 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
     record = records.read(handle.netns.identity, handle.cookie)
     if record is not None and record.drain_until is not None and observed.ruleset is not None:
         left = max(0.0, record.drain_until - now())
-        state, reason = State.DRAINING, f"{streams.counted(len(through), 'captured stream')} may go on for {left:.0f} s"
+        state, reason = State.DRAINING, f"{counted(len(through), 'captured stream')} may go on for {left:.0f} s"
     return Inspection(
         target=target,
         state=state,
@@ -89,7 +90,7 @@ def _checks(target: Target, compared: Comparison) -> list[Check]:
     if rules.actual is None:
         said = f"there is no table inet {rules.table}"
     else:
-        said = streams.counted(len(rules.changes()), "difference") if rules else "as wanted"
+        said = counted(len(rules.changes()), "difference") if rules else "as wanted"
     return [
         Check(name="rules", holds=not rules, said=said),
         Check(name="routes", holds=not routing, said=_routes(routing) if routing else "as wanted"),

@@ -46,9 +46,6 @@ class Unanswered:
     protocol: str
     family: Family
 
-    def __str__(self) -> str:
-        return f"{self.protocol} port {self.port} ({self.setting})"
-
 
 def observe(handle: Handle, table: str) -> Observed:
     """Read a namespace."""
@@ -81,11 +78,15 @@ def unanswered(capture: Capture, listeners: Iterable[Listener], families: tuple[
 
 
 def in_words(ports: tuple[Unanswered, ...]) -> str:
-    """Say where nothing listens, ports that lack in both families once; empty when all are answered."""
-    families: dict[str, list[str]] = {}
+    """Say where nothing listens, each port once; empty when all are answered."""
+    lacking: dict[tuple[int, str], list[Unanswered]] = {}
     for each in ports:
-        families.setdefault(str(each), []).append("IPv4" if each.family is Family.IPV4 else "IPv6")
-    said = [port if len(lacking) == 2 else f"{port} over {lacking[0]}" for port, lacking in families.items()]
+        lacking.setdefault((each.port, each.setting), []).append(each)
+    said = []
+    for (port, setting), found in lacking.items():
+        families = {each.family for each in found}
+        over = "" if len(families) == len(Family) else " over IPv4" if Family.IPV4 in families else " over IPv6"
+        said.append(f"{' and '.join(dict.fromkeys(each.protocol for each in found))} port {port} ({setting}){over}")
     return f"nothing listens on {', '.join(said)}" if said else ""
 
 

@@ -18,6 +18,7 @@ from agent.observed import Observed, in_words, observe
 from agent.removal import Release, release
 from agent.state import Record, Records, now
 from agent.targets import Absent, Captured, Outcome, State, Target, TargetPlan
+from agent.words import counted
 from rulesets import pod
 from rulesets.capture import Capture, ProxyAbsent
 from rulesets.pod.recalled import recall
@@ -86,7 +87,7 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
 
 
 def _done(record: Record, *, changed: bool) -> str:
-    outside = f"; {streams.counted(record.kept)} from before outside" if record.kept else ""
+    outside = f"; {counted(record.kept, 'stream')} from before outside" if record.kept else ""
     return ("rules and routes were written and read back equal" if changed else "all is as wanted") + outside
 
 
@@ -159,7 +160,7 @@ def _kept_streams(capture: Capture, handle: Handle, record: Record) -> int:
 
 
 def _going_on(came: Release, remaining: float) -> str:
-    left = f"{streams.counted(len(came.draining), 'captured stream')} left"
+    left = f"{counted(len(came.draining), 'captured stream')} left"
     if came.lacking:
         return f"{left}, and this kernel can't end them: {came.lacking}"
     return f"{left}, for {remaining:.0f} s at most"

@@ -43,11 +43,6 @@ def _endpoint(address: Address, port: int) -> str:
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
 
 
-def counted(number: int, what: str = "stream") -> str:
-    """Return a number of streams in words."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _stream(original: FlowTuple) -> Stream:
     return Stream(
         source=original.source,

@@ -143,7 +143,7 @@ CASES = [
     setting("nothing left", "include_outbound_ports = []", "include_outbound_ports = []", "no port is left"),
     setting("nobody", 'proxy_user = "no-such-user"', "proxy_user = 'no-such-user'", "no such user"),
     setting("a megabyte", f'proxy_mark = "{"9" * 1_000_000}"', "proxy_mark = '999", "..."),
-    Case(name="--set unknown", run="diff --netns web --set dsn=true", says=("--netns 'web'", "dsn = true", "'dns'?")),
+    Case(name="--set unknown", run="diff --netns web --set dsn=true", says=("--set", "dsn = true", "'dns'?")),
     Case(name="--set without =", run="diff --netns web --set dns", says=("--set 'dns'", "NAME=VALUE")),
     Case(name="--set of a type", run="diff web --file FILE --set dns=1", says=("--set", "dns = 1", "true or false")),
     # Namespaces and targets.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent import streams
 from agent.targets import Outcome, State
+from agent.words import counted
 from netns_tests.enrolling import Weir, alive, every_way, kernel_state, slow, start_conntrack, ways
 from netns_tests.proxy import Proxy
 from netns_tests.traffic import Stream
@@ -48,7 +48,7 @@ def nothing_is_left(weir: Weir, before: str) -> None:
 def draining(outcome: Outcome, at_least: int) -> None:
     assert outcome.state is State.DRAINING, outcome.reason
     assert outcome.draining >= at_least
-    assert streams.counted(outcome.draining, "captured stream") in outcome.reason
+    assert counted(outcome.draining, "captured stream") in outcome.reason
     assert outcome.again is not None
 
 

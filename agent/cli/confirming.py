@@ -3,6 +3,7 @@
 import contextlib
 import os
 import select
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,10 @@ def apply_guarded(target: "Target", seconds: float, output: Output) -> int:
     if output is Output.TEXT:
         show.line(guarded.report)
         enter = "press Enter, or run " if _can_ask() else ""
-        print(f"undone in {seconds:g} s unless confirmed: {enter}`weir confirm {_arguments(target)}`", flush=True)
+        print(
+            f"undone in {seconds:g} s unless confirmed: {enter}`weir confirm --netns {shlex.quote(target.netns)}`",
+            flush=True,
+        )
     kept = _wait(guarded, target)
     _show(guarded, output, kept=kept)
     return 0 if kept else 1
@@ -71,9 +75,3 @@ def _show(guarded: "Guarded", output: Output, *, kept: bool | None) -> None:
             show.hint(guarded.report.hint)
     else:
         print("kept" if kept else "undone: it was not confirmed in time")
-
-
-def _arguments(target: "Target") -> str:
-    import shlex
-
-    return f"--netns {shlex.quote(target.netns)}" if target.name == target.netns else target.name

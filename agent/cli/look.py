@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, Names, Netns, Output, OutputOption, Settings, add, need_root, only, targets
+from agent.cli.options import File, Names, Netns, Output, OutputOption, Settings, add, need_root, only, pasted, targets
 from agent.errors import WeirError
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def diff(
                 show.line(each)
             else:
                 show.line(each, "same", _unchanged(each))
-        show.hint(_what_apply_does(differing, netns) if differing else "")
+        again = pasted(_meant(differing, netns), netns=bool(netns), file=file, settings=settings)
+        show.hint(_what_apply_does(differing, again) if differing else "")
     raise typer.Exit(2 if any(map(failed, reports)) else bool(differing))
 
 
@@ -121,7 +122,8 @@ def verify(
             show.checks(each)
         differing = [each for each in missing if each.changes]
         if differing:
-            show.hint(f"`weir diff {_named(differing, netns)}` shows what is missing")
+            again = pasted(_meant(differing, netns), netns=bool(netns), file=file, settings=settings)
+            show.hint(f"`weir diff {again}` shows what is missing")
     raise typer.Exit(2 if any(map(failed, reports)) else bool(missing))
 
 
@@ -191,20 +193,15 @@ def _to_change(report: "Report") -> str:
     return f"{added} to add, {removed} to remove"
 
 
-def _what_apply_does(reports: "list[Report]", netns: list[str] | None) -> str:
-    named = _named(reports, netns)
+def _meant(reports: "list[Report]", netns: list[str] | None) -> list[str]:
+    return [each.netns if netns else each.target for each in reports]
+
+
+def _what_apply_does(reports: "list[Report]", arguments: str) -> str:
     if any(each.state == "waiting" and ("proxy", False, each.reason) in each.checks for each in reports):
-        return f"`weir apply {named}` makes it so once the proxy answers; `weir verify {named}` says where it doesn't"
-    return f"`weir apply {named}` makes it so"
-
-
-def _named(reports: "list[Report]", netns: list[str] | None) -> str:
-    """Return the arguments that mean these targets, for a command to paste."""
-    import shlex
-
-    if netns:
-        return " ".join(f"--netns {shlex.quote(each.netns)}" for each in reports)
-    return " ".join(each.target for each in reports)
+        says = f"`weir verify {arguments}` says where it doesn't"
+        return f"`weir apply {arguments}` makes it so once the proxy answers; {says}"
+    return f"`weir apply {arguments}` makes it so"
 
 
 def _explained(report: "Report", daemon: dict[str, object] | None) -> "Report":
@@ -213,7 +210,8 @@ def _explained(report: "Report", daemon: dict[str, object] | None) -> "Report":
 
     known = daemon.get("targets") if daemon else None
     for each in known if isinstance(known, list) else ():
-        if each["target"] == report.target and each["netns"] == report.netns and not report.captured:
+        same = each["target"] == report.target and each["netns"] == report.netns
+        if same and not report.captured and each["state"] in ("waiting", "failed"):
             return replace(report, state=type(report.state)(each["state"]), reason=each["reason"], hint=each["hint"])
     return report
 

@@ -1,7 +1,8 @@
 """The options that commands share, and the targets that they name."""
 
 import os
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -123,6 +124,14 @@ def only(command: str, chosen: tuple["Target", ...]) -> "Target":
     return chosen[0]
 
 
+def pasted(targets: Iterable[str], *, netns: bool, file: Path | None, settings: list[str] | None) -> str:
+    """Return the arguments that mean these targets again, ready to paste behind a command."""
+    words = [word for each in targets for word in (("--netns", each) if netns else (each,))]
+    words += ["--file", str(file)] if file else []
+    words += [word for each in settings or () for word in ("--set", each)]
+    return shlex.join(words)
+
+
 def _daemons_file() -> Path | None:
     """Return the file that a running daemon reads; None where none runs."""
     from agent.errors import WeirError
@@ -168,7 +177,8 @@ def _of_namespace(netns: str, file: Path | None, overrides: dict[str, object]) -
     try:
         return target_file.target(netns, netns, {**defaults, **overrides})
     except CaptureError as error:
-        raise ConfigError(f"--netns {netns!r}: {error}") from None
+        where = "--set" if error.setting in overrides else f"--netns {netns!r}"
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _with(found: tuple["Target", ...], overrides: dict[str, object]) -> tuple["Target", ...]:

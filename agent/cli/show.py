@@ -11,6 +11,7 @@ import typer
 from agent.cli.failing import clean
 from agent.report import Report
 from agent.targets import State
+from agent.words import counted
 
 MOST_STREAMS = 20
 _LONGEST_NAME = 80  # a name of the file has 63 at most; a path may have thousands
@@ -36,7 +37,7 @@ def line(report: Report, word: str = "", reason: str = "") -> None:
     stream = sys.stderr if failed else sys.stdout
     first, _, rest = clean(reason or report.reason).partition("\n")
     state = _painted(f"{word or report.state:<10}", _COLOURS[report.state], stream)
-    print(f"{state} {clean(name(report))}: {first}", file=stream)
+    print(f"{state} {name(report)}: {first}", file=stream)
     for each in rest.splitlines():
         print(f"  {each}", file=stream)
     if failed and report.hint:
@@ -45,10 +46,14 @@ def line(report: Report, word: str = "", reason: str = "") -> None:
 
 def name(report: Report) -> str:
     """Return how a target is called: by its name, and by its namespace where that is another one."""
-    target, netns = (
-        each if len(each) <= _LONGEST_NAME else f"{each[:_LONGEST_NAME]}..." for each in (report.target, report.netns)
-    )
+    target, netns = map(_on_one_line, (report.target, report.netns))
     return target if target == netns else f"{target} (netns {netns})"
+
+
+def _on_one_line(text: str) -> str:
+    """Return a name as a line can hold it: without line ends, and cut where it is very long."""
+    text = clean(text).replace("\n", "\\n")
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}..."
 
 
 def hint(text: str) -> None:
@@ -76,7 +81,7 @@ def streams(report: Report) -> None:
     """Print the streams that stay outside, and those that go on through the proxy while a release waits."""
     for heading, found in (("outside", report.kept), ("draining", report.draining)):
         if found:
-            print(f"{clean(name(report))}: {_counted(len(found), 'stream')} {heading}")
+            print(f"{name(report)}: {counted(len(found), 'stream')} {heading}")
             for each in found[:MOST_STREAMS]:
                 print(f"  {each}")
             if len(found) > MOST_STREAMS:
@@ -99,17 +104,14 @@ def table(reports: tuple[Report, ...]) -> None:
 def _row(report: Report) -> tuple[str, ...]:
     state = "captured" if report.captured else str(report.state)
     counts = ("-", "-") if report.state is State.FAILED else (str(report.kept_count), str(report.captured_count))
-    return (clean(report.target), clean(report.netns), state, *counts, clean(report.reason).replace("\n", ";"))
+    reason = clean(report.reason).replace("\n", ";")
+    return (_on_one_line(report.target), _on_one_line(report.netns), state, *counts, reason)
 
 
 def _placed(row: tuple[str, ...], widths: list[int]) -> list[tuple[int, str, int]]:
     return [
         (at, cell, width if at < len(row) - 1 else 0) for at, (cell, width) in enumerate(zip(row, widths, strict=True))
     ]
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _painted(text: str, colour: str, stream: TextIO, *, bold: bool = False) -> str:

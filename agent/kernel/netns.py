@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
+from agent.errors import KernelError, NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
 
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
@@ -222,6 +222,9 @@ def _open_error(netns: Netns, error: OSError) -> Exception:
         return PermissionMissing(statement=f"open {netns.path}", said=str(error.strerror), hint="run as root")
     if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
         return NamespaceMissing(f"{where} does not exist", hint="`ip netns` lists the namespaces that have a name")
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        hint = "a namespace takes about five open files: raise LimitNOFILE of the unit, or fs.file-max"
+        return KernelError(statement=f"open {netns.path}", said=str(error.strerror), hint=hint)
     return NotANamespace(f"{where} can't be opened: {error.strerror}")
 
 
