@@ -9,7 +9,6 @@
 An answer that isn't 200 has {"error": text, "hint": text}.
 """
 
-import asyncio
 import http.client
 import json
 import os
@@ -225,6 +224,8 @@ class _UnixConnection(http.client.HTTPConnection):
 
 async def serve(daemon: Daemon, path: Path) -> "web.AppRunner":
     """Listen; the runner's `cleanup` ends it."""
+    import asyncio
+
     from aiohttp import web
 
     from agent.observe.endpoints import http_log

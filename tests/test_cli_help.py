@@ -107,9 +107,9 @@ def test_the_version() -> None:
         ("diff --output yaml", "weir: diff: --output 'yaml': 'yaml' is not one of 'text', 'json'\n"),
         ("wait --for=ever", "weir: wait: --for 'ever': 'ever' is not one of 'captured', 'absent'\n"),
         ("wait one two", "weir: wait: got unexpected extra argument(s) (two)\n"),
-        ("apply --confirm 0", "weir: apply: --confirm '0': input should be greater than or equal to 1\n"),
-        ("remove --drain -1", "weir: remove: --drain '-1': input should be greater than or equal to 0\n"),
-        ("daemon --workers 9", "weir: daemon: --workers '9': input should be less than or equal to 4\n"),
+        ("apply --confirm 0", "weir: apply: --confirm '0': 0.0 is not in the range x>=1\n"),
+        ("remove --drain -1", "weir: remove: --drain '-1': -1.0 is not in the range x>=0\n"),
+        ("daemon --workers 9", "weir: daemon: --workers '9': 9 is not in the range 1<=x<=4\n"),
     ],
 )
 def test_a_mistyped_line_is_answered_in_two_lines(line: str, message: str) -> None:
