@@ -29,6 +29,11 @@ class Comparison:
     left_out: tuple[str, ...] = ()
     direct: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether, once the plan is carried out, no new connection that the wish names goes around the proxy."""
+        return not self.closed and not self.direct
+
 
 def compare(target: Target, observed: Observed) -> Comparison:
     """Return how a namespace differs from what is wanted of it.

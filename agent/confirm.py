@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from agent import report
 from agent.errors import TargetError, WeirError
-from agent.kernel import routing
+from agent.kernel import features, routing
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
 from agent.local_api import listening_socket
@@ -27,7 +26,7 @@ from agent.observed import Observed, observe
 from agent.reconcile import reconcile
 from agent.report import Report
 from agent.state import Records, run_directory
-from agent.targets import Absent, Outcome, State, Target
+from agent.targets import Absent, State, Target
 from rulesets.diff import diff
 from rulesets.routing import RoutingPlan
 
@@ -123,55 +122,61 @@ def _become_guard(target: Target, seconds: float, said: int) -> None:
 
 
 def _guard(target: Target, seconds: float, said: int) -> None:
-    records = Records()
+    """Make the change, wait for the word that keeps it, and undo it otherwise.
+
+    The socket comes first: nothing is changed that nobody could confirm.
+    """
     try:
-        before, handle, outcome = _changed(target, records)
+        handle = Handle(Netns(target.netns), flags=_flags())
+        before = _restorable(target, handle)
+        with _listening(guard_socket(handle.netns.identity)) as asked:
+            made = report.of_outcome(reconcile(target, handle, Records()))
+            _say(said, json.dumps(made.document()))
+            if _is_change(made):
+                _keep_or_undo(target, handle, before, asked, seconds, said)
     except WeirError as error:
         _say(said, json.dumps(report.of_error(target, error).document()))
-        return
-    made = report.of_outcome(outcome)
-    if not _is_change(made):
-        _say(said, json.dumps(made.document()))
-        return
-    with _listening(guard_socket(handle.netns.identity)) as asked:
-        deadline = time.monotonic() + seconds
-        _say(said, json.dumps(made.document()))
-        readable, _, _ = select.select([asked], [], [], max(0.0, deadline - time.monotonic()))
-        try:
-            if readable:
-                asker = asked.accept()[0]
-                handle.disown(target.table)
-                with contextlib.suppress(OSError), asker:
-                    asker.sendall(_KEPT.encode())
-                _say(said, _KEPT)
-            else:
-                _undo(target, handle, records, before)
-                _say(said, _UNDONE)
-        except WeirError as error:
-            _say(said, json.dumps(f"{'keeping' if readable else 'undoing'} it failed: {error}"))
 
 
-def _changed(target: Target, records: Records) -> tuple[Observed, Handle, Outcome]:
-    """Make the change with a table that goes with this process, or with any table where the kernel has none such."""
-    handle = Handle(Netns(target.netns), flags=("owner",))
-    before = observe(handle, target.table)
+def _flags() -> tuple[str, ...]:
+    """Return the flag of a table that goes with this process; none where the kernel has no such tables."""
+    lacking = {each.feature.name for each in features.missing(features.probe())}
+    return () if features.OWNED_TABLES in lacking else ("owner",)
+
+
+def _restorable(target: Target, handle: Handle) -> Observed:
+    """Return what is there before the change. Raises `TargetError` when it couldn't be put back."""
+    before = observe(handle, target)
     if before.ruleset is not None and (before.ruleset.foreign or any(rule.foreign for rule in before.ruleset.rules())):
         raise TargetError(
             f"target {target.name!r}: table inet {target.table} holds what isn't Weir's, and couldn't be put back",
             hint="`weir diff` shows it; `weir apply` without --confirm replaces it",
         )
-    outcome = reconcile(target, handle, records)
-    if outcome.state is State.FAILED:
-        handle.close()
-        handle = Handle(Netns(target.netns))
-        outcome = reconcile(target, handle, records)
-    return before, handle, outcome
+    return before
 
 
-def _undo(target: Target, handle: Handle, records: Records, before: Observed) -> None:
+def _keep_or_undo(
+    target: Target, handle: Handle, before: Observed, asked: socket.socket, seconds: float, said: int
+) -> None:
+    readable, _, _ = select.select([asked], [], [], seconds)
+    try:
+        if readable:
+            asker = asked.accept()[0]
+            handle.disown(target.table)
+            with contextlib.suppress(OSError), asker:
+                asker.sendall(_KEPT.encode())
+            _say(said, _KEPT)
+        else:
+            _undo(target, handle, before)
+            _say(said, _UNDONE)
+    except WeirError as error:
+        _say(said, json.dumps(f"{'keeping' if readable else 'undoing'} it failed: {error}"))
+
+
+def _undo(target: Target, handle: Handle, before: Observed) -> None:
     """Bring back what was there: nothing, or the rules and routes from before. Raises `WeirError`."""
     if before.ruleset is None:
-        outcome = reconcile(Target(name=target.name, netns=target.netns, wish=Absent()), handle, records)
+        outcome = reconcile(Target(name=target.name, netns=target.netns, wish=Absent()), handle, Records())
         if outcome.state is State.FAILED:
             raise WeirError(outcome.reason, hint=outcome.hint)
         return
@@ -183,7 +188,11 @@ def _undo(target: Target, handle: Handle, records: Records, before: Observed) ->
 
 @contextlib.contextmanager
 def _listening(path: Path) -> Iterator[socket.socket]:
-    opened = listening_socket(path)
+    """Listen for the word that confirms. Raises `WeirError` when the socket can't be made."""
+    try:
+        opened = listening_socket(path)
+    except OSError as error:
+        raise WeirError(f"{path}: {error.strerror or error}", hint="WEIR_RUN_DIR names another run directory") from None
     try:
         opened.listen()
         yield opened

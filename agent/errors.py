@@ -10,6 +10,8 @@ WeirError                   what a user is told; `hint` says what to do about it
 │   ├── FeatureMissing      the kernel lacks a feature: `feature` and its build `option`
 │   ├── PermissionMissing   this process may not
 │   ├── TableHeld           another process owns the table
+│   ├── GenerationMoved     somebody changed the namespace's rules since they were read
+│   ├── AnswerLost          it may have been carried out or not: read again
 │   ├── RouteTableTaken     the route table holds routes of somebody else
 │   └── NotAsWritten        what was read back is not what was written
 ├── LibraryMissing          libnftables or its Python binding isn't there
@@ -27,7 +29,7 @@ class WeirError(Exception):
 
 
 class ConfigError(WeirError):
-    """A target file, a manifest or a command line that can't be used. Nothing was changed."""
+    """A target file or a command line that can't be used. Nothing was changed."""
 
 
 class TargetError(WeirError):
@@ -70,6 +72,14 @@ class PermissionMissing(KernelError):
 
 class TableHeld(KernelError):
     """Another process owns the table, so the kernel lets nobody else change it."""
+
+
+class GenerationMoved(KernelError):
+    """The namespace's rules are no longer those that were read, so nothing was changed."""
+
+
+class AnswerLost(KernelError):
+    """The kernel's answer was lost for want of memory: what was asked for may have been carried out or not."""
 
 
 class RouteTableTaken(KernelError):

@@ -56,7 +56,7 @@ class Inspection:
 
 def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
     """Return what a target is like. Reads only. Raises `WeirError`."""
-    observed = observe(handle, target.table)
+    observed = observe(handle, target)
     compared = compare(target, observed)
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
         kept = streams.kept(diag, conntrack, compared.capture)
@@ -65,7 +65,12 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
     checks = tuple(_checks(target, compared))
     state, reason = _state(target, observed, compared, checks)
     record = records.read(handle.netns.identity, handle.cookie)
-    if record is not None and record.drain_until is not None and observed.ruleset is not None:
+    if (
+        observed.ruleset is not None
+        and not enrol.redirects(observed.ruleset)
+        and record
+        and record.drain_until is not None
+    ):
         left = max(0.0, record.drain_until - now())
         state, reason = State.DRAINING, f"{counted(len(through), 'captured stream')} may go on for {left:.0f} s"
     return Inspection(

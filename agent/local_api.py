@@ -1,10 +1,9 @@
 """The unix socket on which commands reach a running daemon: HTTP with JSON, mode 0600, peer's user checked.
 
     GET  /v1/status                                   {"targets": [report...], "file": ..., "file_error": ...}
-    POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each
+    POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each; names not known are left out
     POST /v1/remove  {"targets": [name...], "drain": seconds}   want nothing there until apply; wait until it is so
     POST /v1/held    {"identity": "device:inode"}     {"target": name}: who holds that namespace; empty: nobody
-    POST /v1/reload                                   read the file again
 
 An answer that isn't 200 has {"error": text, "hint": text}.
 """
@@ -46,9 +45,6 @@ class Daemon(Protocol):
 
     async def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
         """Want nothing in targets, and return when nothing is left."""
-
-    def reload(self) -> None:
-        """Read the file again. Raises `WeirError` when it is bad; then nothing changes."""
 
 
 def socket_path() -> Path:
@@ -107,16 +103,11 @@ def application(daemon: Daemon) -> "web.Application":
     async def held(request: web.Request) -> web.Response:
         return web.json_response({"target": daemon.holder(str((await request.json())["identity"]))})
 
-    async def reload(_request: web.Request) -> web.Response:
-        daemon.reload()
-        return web.json_response({})
-
     served = web.Application(middlewares=[guarded], client_max_size=_MOST_BYTES)
     served.router.add_get("/v1/status", status)
     served.router.add_post("/v1/apply", apply)
     served.router.add_post("/v1/remove", remove)
     served.router.add_post("/v1/held", held)
-    served.router.add_post("/v1/reload", reload)
     return served
 
 

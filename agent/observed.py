@@ -8,8 +8,11 @@ from agent.kernel import ipv6, routing
 from agent.kernel.handle import Handle
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.sockets import Listener, SocketDiag
+from agent.targets import Absent, Target
 from rulesets.capture import Capture
+from rulesets.host import HOST_TABLE
 from rulesets.model import Ruleset
+from rulesets.pod import POD_TABLE
 from rulesets.routing import NO_ROUTING, Routing
 from rulesets.vocabulary import Family
 
@@ -47,18 +50,27 @@ class Unanswered:
     family: Family
 
 
-def observe(handle: Handle, table: str) -> Observed:
+def observe(handle: Handle, target: Target) -> Observed:
     """Read a namespace."""
     with handle.inside():
         with SocketDiag() as diag:
             listeners = diag.listening_ports()
         state, rules_and_routes = ipv6.state(), routing.read()
-    return Observed(ruleset=handle.read(table), routing=rules_and_routes, ipv6=state, listeners=listeners)
+    return Observed(ruleset=_rules(handle, target), routing=rules_and_routes, ipv6=state, listeners=listeners)
 
 
-def has_traces(handle: Handle, table: str) -> bool:
-    """Tell whether anything of Weir is in a namespace: its table, a rule or a route."""
-    if handle.read(table) is not None:
+def _rules(handle: Handle, target: Target) -> Ruleset | None:
+    """Return the table that is meant; where none is wanted, whichever of Weir's two is there.
+
+    A namespace can have been the host of another process tree, a container's say, and isn't the one that is called so.
+    """
+    tables = (POD_TABLE, HOST_TABLE) if isinstance(target.wish, Absent) else (target.table,)
+    return next((found for found in map(handle.read, tables) if found is not None), None)
+
+
+def has_traces(handle: Handle, target: Target) -> bool:
+    """Tell whether anything of Weir is in the namespace of an absent target: a table, a rule or a route."""
+    if _rules(handle, target) is not None:
         return True
     with handle.inside():
         return routing.read() != NO_ROUTING

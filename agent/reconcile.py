@@ -22,7 +22,7 @@ from agent.words import counted
 from rulesets import pod
 from rulesets.capture import Capture, ProxyAbsent
 from rulesets.pod.recalled import recall
-from rulesets.routing import Routing, RoutingPlan
+from rulesets.routing import RoutingPlan
 
 # How often draining streams are looked at, in seconds.
 DRAIN_INTERVAL = 1.0
@@ -30,7 +30,7 @@ DRAIN_INTERVAL = 1.0
 
 def plan(target: Target, handle: Handle) -> TargetPlan:
     """Return what a reconcile would change. Writes nothing."""
-    return compare(target, observe(handle, target.table)).plan
+    return compare(target, observe(handle, target)).plan
 
 
 def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
@@ -49,7 +49,7 @@ def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
 
 
 def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) -> Outcome:
-    observed = observe(handle, target.table)
+    observed = observe(handle, target)
     compared = compare(target, observed)
     capture, change, closed = compared.capture, compared.plan, compared.closed
     if closed and wanted.when_proxy_absent is ProxyAbsent.WAIT and not enrol.is_steady(observed.ruleset):
@@ -81,6 +81,7 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         state=state,
         reason="; ".join(troubles) or _done(record, changed=bool(change)),
         plan=change,
+        captured=compared.whole,
         kept=record.kept,
         again=None if record.kept_until is None or not record.kept else max(0.0, record.kept_until - now()),
     )
@@ -96,10 +97,7 @@ def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetP
 
     Where the table can't be written, new routes go again.
     """
-    both = Routing(
-        rules=(*observed.routing.rules, *change.routing.desired.rules),
-        routes=(*observed.routing.routes, *change.routing.desired.routes),
-    )
+    both = observed.routing.together(change.routing.desired)
     with handle.inside():
         routing.apply(RoutingPlan(actual=observed.routing, desired=both))
     generation = handle.generation()
@@ -170,6 +168,7 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
     identity = handle.netns.identity
     known = records.read(identity, handle.cookie)
     change = plan(target, handle)
+    table = change.rules.table or target.table
     if not change:
         records.forget(identity)
         return Outcome(target=target, state=State.UNCHANGED, reason="nothing of Weir is there", plan=change)
@@ -179,7 +178,13 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
         record = replace(record, drain=drain, drain_until=now() + drain)
         records.write(identity, record)
     remaining = (record.drain_until or 0.0) - now()
-    came = release(handle, capture, change.rules.actual, target.table, patient=remaining > 0)
+    try:
+        came = release(handle, capture, change.rules.actual, table, patient=remaining > 0)
+    except WeirError:
+        if enrol.is_steady(handle.read(table)):
+            # It has not begun, so nobody is to take it up.
+            records.restore(identity, known)
+        raise
     if not came.done:
         return Outcome(
             target=target,
@@ -190,5 +195,5 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
             again=DRAIN_INTERVAL if came.lacking else min(DRAIN_INTERVAL, remaining),
         )
     records.forget(identity)
-    ended = f"; {came.ended} sockets of captured streams were ended" if came.ended else ""
+    ended = f"; {counted(came.ended, 'socket')} of captured streams ended with an error" if came.ended else ""
     return Outcome(target=target, state=State.REMOVED, reason=f"rules and routes are gone{ended}", plan=change)

@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from agent.errors import Busy, PermissionMissing
 from agent.kernel.netns import Identity, Netns, identify
 
 RUN_DIRECTORY = Path("/run/weir")
+_DRAFT = re.compile(r"\.(?P<process>[0-9]+)-[0-9]+\.tmp$", re.ASCII)  # as `write_whole` names them
 
 
 def run_directory() -> Path:
@@ -63,21 +65,27 @@ class Records:
         self.by_daemon = by_daemon
 
     def all(self) -> tuple[Record, ...]:
-        """Return every record whose namespace is still there. What others and killed writers left is cleared away."""
-        for draft in self.directory.glob("**/*.tmp"):
-            writer = draft.suffixes[-2].removeprefix(".").partition("-")[0] if len(draft.suffixes) > 1 else ""
-            if not Path("/proc", writer).is_dir():
-                draft.unlink(missing_ok=True)
-        found = []
-        for path in sorted((self.directory / "namespaces").glob("*.json")):
+        """Return every record whose namespace is still there."""
+        records = (_read(path) for path in self._files())
+        return tuple(each for each in records if each is not None and self._is_there(each))
+
+    def clear_away(self) -> None:
+        """Delete the records of namespaces that have gone, and what killed writers left."""
+        for path in self._files():
             record = _read(path)
-            identity = identify(Netns(record.netns).path) if record else None
-            if record and identity and path == self._path(identity):
-                found.append(record)
-            else:
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        return tuple(found)
+            if record is None or not self._is_there(record):
+                path.unlink(missing_ok=True)
+        for draft in (*(self.directory / "namespaces").glob("*.tmp"), *self.directory.glob("removed.*.tmp")):
+            found = _DRAFT.search(draft.name)
+            if found and not Path("/proc", found["process"]).is_dir():
+                draft.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted((self.directory / "namespaces").glob("*.json"))
+
+    def _is_there(self, record: Record) -> bool:
+        identity = identify(Netns(record.netns).path)
+        return identity is not None and self._path(identity).exists()
 
     def read(self, identity: Identity, cookie: int) -> Record | None:
         """Return what is known of a namespace; None where nothing is, or it was of another with the same inode."""
@@ -87,6 +95,13 @@ class Records:
     def write(self, identity: Identity, record: Record) -> None:
         """Keep a record, replacing the one before."""
         write_whole(self._path(identity), json.dumps(asdict(record)))
+
+    def restore(self, identity: Identity, record: Record | None) -> None:
+        """Put back what was known before."""
+        if record is None:
+            self.forget(identity)
+        else:
+            self.write(identity, record)
 
     def forget(self, identity: Identity) -> None:
         """Drop what is known of a namespace."""

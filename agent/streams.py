@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agent.errors import FeatureMissing
 from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
-from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState
+from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState, endpoint
 from agent.place import Place, outgoing
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
@@ -36,11 +36,7 @@ class Stream:
     destination_port: int
 
     def __str__(self) -> str:
-        return f"{_endpoint(self.source, self.source_port)} to {_endpoint(self.destination, self.destination_port)}"
-
-
-def _endpoint(address: Address, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+        return f"{endpoint(self.source, self.source_port)} to {endpoint(self.destination, self.destination_port)}"
 
 
 def _stream(original: FlowTuple) -> Stream:

@@ -78,8 +78,10 @@ class TargetPlan:
 class Outcome:
     """What a reconcile came to. `reason` is in words, for every state; `hint` says what to do where there is something.
 
-    `plan` is what was or would be changed. `seconds` is the time that it took. `kept` and `draining` count the streams
-    that are outside although the namespace is captured, or still captured although it is to be released.
+    `plan` is what was or would be changed. `seconds` is the time that it took. `captured`: new connections go to the
+    proxy, which listens, and those of families that can't be captured are refused. `kept` counts the streams that are
+    outside although the namespace is captured, `draining` those that are still captured although it is to be
+    released. `again` is the time in seconds after which there is something to do without anything changing.
     """
 
     target: Target
@@ -88,16 +90,7 @@ class Outcome:
     hint: str = ""
     plan: TargetPlan | None = None
     seconds: float = 0.0
+    captured: bool = False
     kept: int = 0
     draining: int = 0
     again: float | None = None
-
-    @property
-    def captured(self) -> bool:
-        """Whether new connections of the namespace are captured, all that the wish names."""
-        return isinstance(self.target.wish, Captured) and self.state in (State.UNCHANGED, State.APPLIED)
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to do until something changes."""
-        return self.state in (State.UNCHANGED, State.APPLIED, State.REMOVED, State.DEGRADED)

@@ -13,7 +13,7 @@ from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.reconcile import reconcile
 from agent.state import Records
-from agent.targets import Absent, Captured, Outcome, Target
+from agent.targets import Absent, Captured, Outcome, State, Target
 from netns_tests.clients import exchange
 from netns_tests.namespace import Namespace
 from netns_tests.servers import EchoServer
@@ -82,7 +82,7 @@ class Weir:
 
         def gone() -> bool:
             outcomes.append(self.remove(drain))
-            return outcomes[-1].settled
+            return outcomes[-1].state in (State.REMOVED, State.UNCHANGED)
 
         eventually(gone, "nothing is left", seconds)
         return outcomes[-1]

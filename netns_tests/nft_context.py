@@ -35,3 +35,11 @@ class Nft:
         if code:
             raise RuntimeError(error)
         return str(output)
+
+    def list_text(self) -> str:
+        """Return everything that is there, as text."""
+        self._context.set_json_output(False)
+        code, output, error = self._context.cmd("list ruleset")
+        if code:
+            raise RuntimeError(error)
+        return str(output)

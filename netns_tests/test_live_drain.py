@@ -137,7 +137,7 @@ def test_both_ends_see_an_error(world: World, pod: Host, weir: Weir, drain: floa
         outcomes: list[Outcome] = []
         end_with_an_error(streams, lambda: outcomes.append(weir.remove(drain=drain)))
         assert outcomes[0].state is State.REMOVED, outcomes[0].reason
-        assert "sockets of captured streams were ended" in outcomes[0].reason
+        assert "of captured streams ended with an error" in outcomes[0].reason
         assert ways(world, pod) == DIRECT
     nothing_is_left(weir, before)
 

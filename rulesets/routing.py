@@ -37,15 +37,44 @@ class LocalRoute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stray:
+    """A rule or a route that carries Weir's protocol number, and that Weir doesn't make: somebody changed one.
+
+    `message` is what is resent to delete it or to bring it back, as the kernel listed it. `copy` tells equal ones apart.
+    """
+
+    family: Family
+    text: str
+    message: bytes
+    copy: int = 1
+
+    def __str__(self) -> str:
+        return self.text if self.copy == 1 else f"{self.text} (once more: {self.copy})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
     """All of Weir's rules and routes in one namespace, each a set in effect: sorted, without duplicates."""
 
-    rules: tuple[PolicyRule, ...] = ()
-    routes: tuple[LocalRoute, ...] = ()
+    rules: tuple[PolicyRule | Stray, ...] = ()
+    routes: tuple[LocalRoute | Stray, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(sorted(set(self.rules), key=str)))
         object.__setattr__(self, "routes", tuple(sorted(set(self.routes), key=str)))
+
+    @property
+    def strays(self) -> "Routing":
+        """What Weir doesn't make."""
+        return Routing(
+            rules=tuple(each for each in self.rules if isinstance(each, Stray)),
+            routes=tuple(each for each in self.routes if isinstance(each, Stray)),
+        )
+
+    def together(self, other: "Routing") -> "Routing":
+        """Return what Weir makes of both. Strays are left out: they can stand where something else has to go."""
+        both = Routing(rules=(*self.rules, *other.rules), routes=(*self.routes, *other.routes))
+        return _without(both, both.strays)
 
 
 NO_ROUTING = Routing()

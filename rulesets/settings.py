@@ -10,11 +10,9 @@ from enum import StrEnum
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
-from rulesets.vocabulary import Address, Family, Mark, ModelError, Network, PortRange
+from rulesets.vocabulary import INTERFACE, Address, Family, Mark, ModelError, Network, PortRange
 
 _NUMBER = re.compile(r"[0-9]{1,10}|0x[0-9a-fA-F]{1,8}", re.ASCII)
-# What the kernel allows in a name (net/core/dev.c, dev_valid_name) less quotes and backslashes, which nft can't write.
-_INTERFACE = re.compile(r"[!#-),-.0-9;-\[\]-~+]{1,15}", re.ASCII)
 _ANY_FAMILY: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -196,7 +194,7 @@ def _interface(name: str, value: object) -> str:
         raise CaptureError(name, value, f"has {len(value)} characters, and interface names have 15 at most")
     if stem.startswith("@"):
         raise CaptureError(name, value, "begins with @, which nft takes for the name of a set")
-    if not _INTERFACE.fullmatch(stem) or stem in (".", ".."):
+    if not INTERFACE.fullmatch(stem) or stem in (".", ".."):
         raise CaptureError(name, value, "has a character that no interface name has")
     if stem == "lo" and not value.endswith("*"):
         raise CaptureError(name, value, "is the loopback interface, which is never captured")

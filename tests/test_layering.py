@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 # What each room of agent/ may import: the lines above its own, and itself. Rooms on one line do not import each other.
-# A room is a folder or a file of agent/; the files cli_*.py belong to cli. One that is missing here fails the test.
+# A room is a folder or a file of agent/. One that is missing here fails the test.
 ORDER = (
     ("errors", "words"),
     ("targets",),
@@ -63,8 +63,7 @@ def module_name(path: Path) -> str:
 
 def room_of(module: str) -> str:
     """The room of agent.kernel.netns is kernel; that of agent itself has no name."""
-    room = module.partition(".")[2].partition(".")[0]
-    return "cli" if room.startswith("cli_") else room
+    return module.partition(".")[2].partition(".")[0]
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -178,7 +177,7 @@ def test_every_exception_is_still_needed() -> None:
             "1: imports agent.removal: removal stands above or beside enrol",
         ),
         ("agent", "from agent.errors import x", "1: imports agent.errors: errors stands above or beside agent itself"),
-        ("agent.daemon", "from agent.cli_text import x", "1: imports agent.cli_text: cli stands above"),
+        ("agent.daemon", "from agent.cli.text import x", "1: imports agent.cli.text: cli stands above"),
         ("agent.kernel", "from . import netns", "1: relative import"),
         ("agent.kernel", "from .netns import x", "1: relative import"),
         ("agent.cli", "importlib.import_module('agent.daemon')", "1: import of a computed name"),
@@ -203,7 +202,7 @@ def test_a_breach_is_named(module: str, source: str, complaint: str) -> None:
         ("rulesets.pod", "from collections.abc import Iterator\nfrom rulesets.model import Rule"),
         ("agent.kernel.netns", "import os\nfrom agent.kernel.nftables import x\nfrom rulesets import nft"),
         ("agent.observe.metrics", "from agent.reconcile import x"),
-        ("agent.cli_text", "def f():\n    from agent import daemon"),
+        ("agent.cli.text", "def f():\n    from agent import daemon"),
         ("agent.confirm", "import subprocess"),
         ("agent.daemon", "import platform\nplatform.system()"),
     ],

@@ -1,5 +1,6 @@
 """The commands together, and how they end. Heavy imports stay inside them, so that help and completion are quick."""
 
+import contextlib
 import os
 import sys
 
@@ -12,6 +13,7 @@ from agent.cli.failing import tell
 from agent.cli.manual import Group
 from agent.errors import ConfigError, WeirError
 
+INTERRUPTED = 130  # as shells say it: 128 and SIGINT's number
 HELP = """
 Redirect the traffic of network namespaces into a proxy with nftables, and show what the kernel does with it.
 
@@ -62,6 +64,10 @@ def main() -> None:
     except OSError:
         # Whoever read the output has seen enough. What is left in the buffer must not raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if code == INTERRUPTED:
+        with contextlib.suppress(OSError, AttributeError):
+            sys.stderr.flush()
+        os._exit(code)  # at once: threads that wait for a daemon or a lock would be waited for otherwise
     sys.exit(code)
 
 
@@ -75,7 +81,7 @@ def _run() -> int:
     except OSError as error:  # the output can't be written, say
         tell(WeirError(f"{error.filename or 'output'}: {error.strerror or error}"))
     except typer.Abort:
-        return 130
+        return INTERRUPTED
     return 2
 
 

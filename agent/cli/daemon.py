@@ -1,10 +1,13 @@
 """The command that stays: daemon."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agent.cli.options import DEFAULT_FILE, File, add, need_root
+from agent.cli.options import add, need_root
+from agent.observe import DEFAULT_LISTEN
+from agent.sources import DEFAULT_FILE
 
 
 def register(app: typer.Typer) -> None:
@@ -13,14 +16,16 @@ def register(app: typer.Typer) -> None:
 
 
 def daemon(
-    file: File = None,
+    file: Annotated[
+        Path, typer.Option("--file", "-f", metavar="FILE", help="The target file, which is watched.")
+    ] = DEFAULT_FILE,
     listen: Annotated[
         str,
         typer.Option(
             metavar="WHERE",
             help="Where /metrics, /healthz and /readyz are: ADDRESS:PORT on loopback, unix:/PATH, or none.",
         ),
-    ] = "127.0.0.1:15042",
+    ] = DEFAULT_LISTEN,
     workers: Annotated[int, typer.Option(min=1, max=4, help="Threads that enter namespaces.")] = 2,
     resync: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Time between two looks at a target where nothing changed.")
@@ -43,7 +48,5 @@ def daemon(
     from agent.observe.endpoints import parse_listen
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    settings = Settings(
-        file=(file or DEFAULT_FILE).absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain
-    )
+    settings = Settings(file=file.absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain)
     run(settings)

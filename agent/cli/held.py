@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def held(chosen: "tuple[Target, ...]") -> dict[str, str]:
-    """Return, for each target whose namespace a daemon holds, the daemon's name for it; nothing where none runs."""
+    """Return, by its netns, each target whose namespace a daemon holds, with the daemon's name for it."""
     from agent.kernel.netns import Netns, identify
     from agent.local_api import Client
 
@@ -22,5 +22,5 @@ def held(chosen: "tuple[Target, ...]") -> dict[str, str]:
         identity = identify(Netns(target.netns).path)
         name = by_netns.get(target.netns) or (client.holder(str(identity)) if identity else "")
         if name:
-            found[target.name] = name
+            found[target.netns] = name
     return found

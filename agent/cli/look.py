@@ -2,15 +2,28 @@
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, Names, Netns, Output, OutputOption, Settings, add, need_root, only, pasted, targets
+from agent.cli.options import (
+    File,
+    Names,
+    Netns,
+    Output,
+    OutputOption,
+    Settings,
+    add,
+    daemons_file,
+    need_root,
+    only,
+    pasted,
+    targets,
+)
 from agent.errors import WeirError
 
 if TYPE_CHECKING:
-    from agent.inspection import Inspection
     from agent.kernel.handle import Handle
     from agent.report import Report
     from agent.targets import Target
@@ -78,10 +91,18 @@ def diff(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what apply would change. Writes nothing."""
+    need_root("diff")
+    raise typer.Exit(differences(names, netns, file, settings, output))
+
+
+def differences(
+    names: list[str] | None, netns: list[str] | None, file: Path | None, settings: list[str] | None, output: Output
+) -> int:
+    """Show what apply would change; return the exit code: 0 nothing, 1 something, 2 error."""
     from agent.cli import show
 
-    need_root("diff")
-    reports = inspected(targets(names, netns, file, settings))
+    chosen = targets(names, netns, file, settings)
+    reports = inspected(chosen)
     differing = [each for each in reports if each.changes]
     if output is Output.JSON:
         show.as_json(reports)
@@ -95,8 +116,9 @@ def diff(
             else:
                 show.line(each, "same", _unchanged(each))
         again = pasted(_meant(differing, netns), netns=bool(netns), file=file, settings=settings)
-        show.hint(_what_apply_does(differing, again) if differing else "")
-    raise typer.Exit(2 if any(map(failed, reports)) else bool(differing))
+        refused = _why_not(chosen, differing) if settings else ""
+        show.hint(refused or (_what_apply_does(differing, again) if differing else ""))
+    return 2 if any(map(failed, reports)) else int(bool(differing))
 
 
 def verify(
@@ -120,6 +142,10 @@ def verify(
             word, of = "captured" if each.captured else "", len(each.checks)
             show.line(each, word, f"{holding} of {of} checks hold" if of else "")
             show.checks(each)
+        without_proxy = [each for each in missing if any(name == "proxy" and not ok for name, ok, _ in each.checks)]
+        if without_proxy:
+            some = ", ".join(map(show.name, without_proxy[:3])) + (", ..." if len(without_proxy) > 3 else "")
+            show.hint(f"start the proxy in {some}, or narrow `families` to those on which it listens")
         differing = [each for each in missing if each.changes]
         if differing:
             again = pasted(_meant(differing, netns), netns=bool(netns), file=file, settings=settings)
@@ -163,18 +189,20 @@ def inspected(chosen: "tuple[Target, ...]") -> "tuple[Report, ...]":
     """Look at targets, and return a report of each; one that can't be looked at has failed."""
     from agent import report
     from agent.cli.kernel import with_handles
+
+    return tuple(
+        report.of_error(target, found) if isinstance(found, WeirError) else found
+        for target, found in with_handles(chosen, look)
+    )
+
+
+def look(target: "Target", handle: "Handle") -> "Report":
+    """Look at a target once, in a worker. Raises `WeirError`."""
+    from agent import report
     from agent.inspection import inspect
     from agent.state import Records
 
-    records = Records()
-
-    def look(target: "Target", handle: "Handle") -> "Inspection":
-        return inspect(target, handle, records)
-
-    return tuple(
-        report.of_error(target, found) if isinstance(found, WeirError) else report.of_inspection(found)
-        for target, found in with_handles(chosen, look)
-    )
+    return report.of_inspection(inspect(target, handle, Records()))
 
 
 def failed(report: "Report") -> bool:
@@ -202,6 +230,17 @@ def _what_apply_does(reports: "list[Report]", arguments: str) -> str:
         says = f"`weir verify {arguments}` says where it doesn't"
         return f"`weir apply {arguments}` makes it so once the proxy answers; {says}"
     return f"`weir apply {arguments}` makes it so"
+
+
+def _why_not(chosen: "tuple[Target, ...]", differing: "list[Report]") -> str:
+    """Return why apply can't write settings of the command line: a daemon holds a target, with those of its file."""
+    from agent.cli.held import held
+
+    places = {each.netns for each in differing}
+    name = next(iter(held(tuple(each for each in chosen if each.netns in places)).values()), "")
+    if not name:
+        return ""
+    return f"the daemon holds {name}, and takes its settings from its file: change {daemons_file() or 'that'}"
 
 
 def _explained(report: "Report", daemon: dict[str, object] | None) -> "Report":

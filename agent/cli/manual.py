@@ -11,7 +11,12 @@ _TARGETS = {
 }
 _ONE_TARGET = {**_TARGETS, "TARGET": "a name from the file; may be left out where the file has one target"}
 _ERROR = "error: one message on standard error (with --output json a document on standard output)"
-GENERAL_CODES = {"0": "same, done, or captured", "1": "differs, waits, or not captured", "2": _ERROR}
+GENERAL_CODES = {
+    "0": "same, done, or captured",
+    "1": "differs, waits, or not captured",
+    "2": _ERROR,
+    "130": "interrupted (Ctrl-C)",
+}
 _REPORTS = '{"targets": [REPORT, ...]}'
 _REPORT = (
     "REPORT: target, netns, state (unchanged, applied, removed, waiting, draining, degraded, failed), reason,"
@@ -118,7 +123,12 @@ PAGES = {
             "weir remove web --drain 300": "captured streams may go on for five minutes",
             "weir remove --all": "every namespace on this machine, known or not, and the host's own",
         },
-        codes={"0": "nothing is left", "2": _ERROR},
+        codes={
+            "0": "nothing is left",
+            "1": "something is: a target was applied again meanwhile, or has to wait for another one",
+            "2": _ERROR,
+            "130": "interrupted (Ctrl-C): a drain goes on, and the next weir command or the daemon finishes it",
+        },
         document=f"{_REPORTS}\n{_REPORT}",
     ),
     "confirm": Page(

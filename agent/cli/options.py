@@ -11,11 +11,11 @@ import typer
 
 from agent.cli.manual import PAGES, Command
 from agent.errors import ConfigError, PermissionMissing
+from agent.sources import DEFAULT_FILE
 
 if TYPE_CHECKING:
+    from agent.sources.file import TargetFile
     from agent.targets import Target
-
-DEFAULT_FILE = Path("/etc/weir/weir.toml")
 
 
 class Output(StrEnum):
@@ -30,38 +30,36 @@ def _targets_that_begin(context: typer.Context, incomplete: str) -> list[str]:
     from agent.errors import WeirError
 
     try:
-        file = context.params.get("file") or _daemons_file()
-        return [target.name for target in _load(file and Path(file)) if target.name.startswith(incomplete)]
+        file = context.params.get("file") or daemons_file()
+        return [target.name for target in _load(file and Path(file)).targets if target.name.startswith(incomplete)]
     except WeirError:
         return []
 
 
 def _namespaces_that_begin(incomplete: str) -> list[str]:
     """Return the namespaces that have a name and begin so, for completion."""
-    from agent.kernel.netns import HOST, named
+    from agent.kernel.netns import named
+    from agent.targets import HOST
 
     return [name for name in (HOST, *map(str, named())) if name.startswith(incomplete)]
 
 
 # Hidden from the list of options, where typer would show its Python type: the page of each command explains it.
-_TARGET = {"metavar": "TARGET", "hidden": True, "autocompletion": _targets_that_begin}
-Names = Annotated[list[str] | None, typer.Argument(**_TARGET)]
-OneName = Annotated[str | None, typer.Argument(**_TARGET)]
+_TARGET = {"hidden": True, "autocompletion": _targets_that_begin}
+Names = Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", **_TARGET)]
+OneName = Annotated[str | None, typer.Argument(metavar="[TARGET]", **_TARGET)]
 File = Annotated[
     Path | None,
     typer.Option(
         "--file", "-f", help=f"The target file; by default a running daemon's, or {DEFAULT_FILE}.", metavar="FILE"
     ),
 ]
+_NETNS = {"metavar": "NETNS", "autocompletion": _namespaces_that_begin}
 Netns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--netns",
-        metavar="NETNS",
-        help="A namespace instead of a name. May be repeated.",
-        autocompletion=_namespaces_that_begin,
-    ),
+    list[str] | None, typer.Option("--netns", help="A namespace instead of a name. May be repeated.", **_NETNS)
 ]
+# A list all the same: a second one is refused, rather than put in the place of the first.
+OneNetns = Annotated[list[str] | None, typer.Option("--netns", help="A namespace instead of a name.", **_NETNS)]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -94,12 +92,13 @@ def targets(
 ) -> tuple["Target", ...]:
     """Return the targets that a command line means. Raises `ConfigError`, `TargetError`."""
     overrides = _overrides(settings)
-    file = file or _daemons_file()
+    file = file or daemons_file()
     if names and netns:
         raise ConfigError(f"target {names[0]!r} and --netns {netns[0]!r}: name targets, or namespaces, not both")
     if netns:
-        return tuple(_of_namespace(each, file, overrides) for each in dict.fromkeys(netns))
-    found = _with(_load(file), overrides)
+        written = _load(file) if file is not None or DEFAULT_FILE.exists() else None
+        return tuple(_of_namespace(each, written, overrides) for each in dict.fromkeys(netns))
+    found = _with(_load(file).targets, overrides)
     if not names:
         if not found:
             raise ConfigError(f"{file or DEFAULT_FILE}: has no target", hint="add a [[target]], or use --netns")
@@ -132,7 +131,7 @@ def pasted(targets: Iterable[str], *, netns: bool, file: Path | None, settings: 
     return shlex.join(words)
 
 
-def _daemons_file() -> Path | None:
+def daemons_file() -> Path | None:
     """Return the file that a running daemon reads; None where none runs."""
     from agent.errors import WeirError
     from agent.local_api import Client
@@ -146,7 +145,7 @@ def _daemons_file() -> Path | None:
         return None
 
 
-def _load(file: Path | None) -> tuple["Target", ...]:
+def _load(file: Path | None) -> "TargetFile":
     from agent.sources.file import load
 
     return load(file or DEFAULT_FILE)
@@ -162,20 +161,16 @@ def _named(name: str, found: dict[str, "Target"], file: Path | None) -> "Target"
     raise ConfigError(f"target {name!r}: {file or DEFAULT_FILE} has no such target", hint=hint)
 
 
-def _of_namespace(netns: str, file: Path | None, overrides: dict[str, object]) -> "Target":
+def _of_namespace(netns: str, written: "TargetFile | None", overrides: dict[str, object]) -> "Target":
     """Return the file's target of a namespace, or else one with the file's defaults; without a file, Weir's own."""
     from agent.sources import file as target_file
     from rulesets.settings import CaptureError
 
-    defaults: dict[str, object] = {}
-    path = file or DEFAULT_FILE
-    if file is not None or path.exists():
-        for target in target_file.load(path):
-            if target.netns == netns:
-                return _with((target,), overrides)[0]
-        defaults = target_file.load_defaults(path)
+    for target in written.targets if written else ():
+        if target.netns == netns:
+            return _with((target,), overrides)[0]
     try:
-        return target_file.target(netns, netns, {**defaults, **overrides})
+        return target_file.target(netns, netns, {**(written.defaults if written else {}), **overrides})
     except CaptureError as error:
         where = "--set" if error.setting in overrides else f"--netns {netns!r}"
         raise ConfigError(f"{where}: {error}") from None

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, Netns, OneName, Output, OutputOption, Settings, add, need_root, one_target
-from agent.errors import NamespaceMissing, NotANamespace, WeirError
+from agent.cli.options import File, OneName, OneNetns, Output, OutputOption, Settings, add, need_root, one_target
+from agent.errors import NamespaceMissing, NotANamespace
 
 if TYPE_CHECKING:
-    from agent.inspection import Inspection
+    from agent.cli.kernel import Opened
     from agent.report import Report
     from agent.targets import Target
 
@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def wait(
     name: OneName = None,
-    netns: Netns = None,
+    netns: OneNetns = None,
     file: File = None,
     settings: Settings = None,
     goal: Annotated[Goal, typer.Option("--for", help="What to wait for.")] = Goal.CAPTURED,
@@ -47,6 +47,7 @@ def wait(
     from dataclasses import replace
 
     from agent.cli import show
+    from agent.cli.kernel import Opened
     from agent.targets import Absent
 
     need_root("wait")
@@ -54,13 +55,17 @@ def wait(
     if goal is Goal.ABSENT:
         target = replace(target, wish=Absent())
     deadline = time.monotonic() + timeout
-    while True:
-        report = _look_once(target)
-        reached = report.captured if goal is Goal.CAPTURED else report.state == "removed"
-        left = deadline - time.monotonic()
-        if reached or left <= 0:
-            break
-        time.sleep(min(INTERVAL, left))
+    opened = Opened(target)
+    try:
+        while True:
+            report = _look_once(target, opened)
+            reached = report.captured if goal is Goal.CAPTURED else report.state == "removed"
+            left = deadline - time.monotonic()
+            if reached or left <= 0:
+                break
+            time.sleep(min(INTERVAL, left))
+    finally:
+        opened.close()
     if output is Output.JSON:
         show.as_json((report,), reached=reached)
     else:
@@ -68,21 +73,14 @@ def wait(
     raise typer.Exit(not reached)
 
 
-def _look_once(target: "Target") -> "Report":
+def _look_once(target: "Target", opened: "Opened") -> "Report":
     """Look at a target; one whose namespace isn't there is free of Weir, and not captured."""
-    from agent import report
-    from agent.cli.kernel import with_handles
-    from agent.inspection import inspect
+    from agent.cli.look import look
     from agent.report import Report
-    from agent.state import Records
     from agent.targets import Absent, State
 
-    records = Records()
-    ((_, found),) = with_handles((target,), lambda target, handle: inspect(target, handle, records))
-    if isinstance(found, NamespaceMissing | NotANamespace):
+    try:
+        return opened.run(look)
+    except (NamespaceMissing, NotANamespace) as error:
         state = State.REMOVED if isinstance(target.wish, Absent) else State.WAITING
-        return Report(target=target.name, netns=target.netns, state=state, reason=str(found), hint=found.hint)
-    if isinstance(found, WeirError):
-        raise found
-    looked: Inspection = found
-    return report.of_inspection(looked)
+        return Report(target=target.name, netns=target.netns, state=state, reason=str(error), hint=error.hint)

@@ -1,6 +1,5 @@
 """The commands that change a namespace: apply, remove, confirm. Where a daemon holds a target, it is asked to."""
 
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ from agent.cli.options import (
     Names,
     Netns,
     OneName,
+    OneNetns,
     Output,
     OutputOption,
     Settings,
@@ -19,10 +19,9 @@ from agent.cli.options import (
     only,
     targets,
 )
-from agent.errors import Busy, ConfigError, TargetError, WeirError
+from agent.errors import Busy, ConfigError, TargetError
 
 if TYPE_CHECKING:
-    from agent.kernel.handle import Handle
     from agent.report import Report
     from agent.targets import Target
 
@@ -54,15 +53,20 @@ def apply(
     Connections that are open go on (established = "keep"). Where a running daemon holds a target, it does the work.
     """
     from agent.cli.held import held
-    from agent.cli.look import diff
+    from agent.cli.look import differences
 
     need_root("apply")
+    if dry_run and confirm is not None:
+        raise ConfigError(
+            f"apply: --dry-run beside --confirm {confirm:g}: what changes nothing needs no confirming",
+            hint="leave one of them out",
+        )
     if dry_run:
-        diff(names, netns, file, settings, output)
+        raise typer.Exit(differences(names, netns, file, settings, output))
     chosen = targets(names, netns, file, settings)
     holding = held(chosen)
     if holding and settings:
-        name = next(iter(holding))
+        name = next(iter(holding.values()))
         raise ConfigError(
             f"target {name!r}: --set {settings[0]}: the daemon holds it, and takes its settings from its file",
             hint="change the file, which the daemon then reads again",
@@ -77,7 +81,10 @@ def apply(
                 hint="stop the daemon first, or change its file",
             )
         raise typer.Exit(apply_guarded(target, confirm, output))
-    _finish(_written(chosen, holding, "apply", 0.0), output)
+    from agent.cli.changing import applied
+
+    reports = applied(chosen, holding)
+    _finish(reports, output, undone={"waiting", "draining"})
 
 
 def remove(
@@ -98,6 +105,7 @@ def remove(
     error rather than a hang. A target of a running daemon stays released until `weir apply`. What a killed command
     leaves undone, the next one or the daemon finishes.
     """
+    from agent.cli.changing import removed
     from agent.cli.held import held
 
     need_root("remove")
@@ -107,10 +115,15 @@ def remove(
         named = f"target {names[0]!r}" if names else f"--netns {(netns or [''])[0]!r}"
         raise ConfigError(f"remove: {named} beside --all, which means every namespace", hint="leave one of them out")
     chosen = _everywhere() if all else targets(names, netns, file, None)
-    _finish(_written(chosen, held(chosen), "remove", drain), output, nothing="nothing of Weir is in any namespace")
+    reports = removed(chosen, held(chosen), drain)
+    # Somebody may have applied it meanwhile.
+    undone = {"waiting", "draining", "degraded", "applied"}
+    _finish(reports, output, undone=undone, nothing="nothing of Weir is in any namespace")
 
 
-def confirm(name: OneName = None, netns: Netns = None, file: File = None, output: OutputOption = Output.TEXT) -> None:
+def confirm(
+    name: OneName = None, netns: OneNetns = None, file: File = None, output: OutputOption = Output.TEXT
+) -> None:
     """Keep what `weir apply --confirm` wrote. Works from any login."""
     from agent.cli.confirming import confirm_target
 
@@ -118,51 +131,7 @@ def confirm(name: OneName = None, netns: Netns = None, file: File = None, output
     confirm_target(one_target("confirm", name, netns, file, None), output)
 
 
-def _written(chosen: "tuple[Target, ...]", holding: dict[str, str], verb: str, drain: float) -> "tuple[Report, ...]":
-    """Have each target written by the daemon where it holds it, and here otherwise; return the reports in order."""
-    from dataclasses import replace
-
-    from agent.local_api import Client
-    from agent.targets import Absent
-
-    reports: dict[str, Report] = {}
-    if holding:
-        names = tuple(dict.fromkeys(holding.values()))
-        done = Client().apply(names) if verb == "apply" else Client().remove(names, drain)
-        by_name = {each.target: each for each in done}
-        reports |= {ours: by_name[theirs] for ours, theirs in holding.items()}
-    ours = tuple(target for target in chosen if target.name not in holding)
-    if verb == "remove":
-        ours = tuple(replace(target, wish=Absent(drain=drain)) for target in ours)
-    reports |= {each.target: each for each in _reconciled(ours)}
-    return tuple(reports[target.name] for target in chosen)
-
-
-def _reconciled(chosen: "tuple[Target, ...]") -> "list[Report]":
-    from agent import report
-    from agent.cli.kernel import with_handles
-    from agent.reconcile import reconcile
-    from agent.state import Records
-    from agent.targets import Outcome, State
-
-    if not chosen:
-        return []
-    records = Records()
-
-    def write(target: "Target", handle: "Handle") -> Outcome:
-        outcome = reconcile(target, handle, records)
-        while outcome.state is State.DRAINING:
-            time.sleep(outcome.again or 0.0)
-            outcome = reconcile(target, handle, records)
-        return outcome
-
-    return [
-        report.of_error(target, outcome) if isinstance(outcome, WeirError) else report.of_outcome(outcome)
-        for target, outcome in with_handles(chosen, write)
-    ]
-
-
-def _finish(reports: "tuple[Report, ...]", output: Output, nothing: str = "") -> None:
+def _finish(reports: "tuple[Report, ...]", output: Output, *, undone: set[str], nothing: str = "") -> None:
     from agent.cli import show
 
     if output is Output.JSON:
@@ -175,7 +144,7 @@ def _finish(reports: "tuple[Report, ...]", output: Output, nothing: str = "") ->
         for hint in dict.fromkeys(each.hint for each in reports if each.state != "failed"):
             show.hint(hint)
     states = {str(each.state) for each in reports}
-    raise typer.Exit(2 if "failed" in states else 1 if states & {"waiting", "draining"} else 0)
+    raise typer.Exit(2 if "failed" in states else 1 if states & undone else 0)
 
 
 def _everywhere() -> "tuple[Target, ...]":
@@ -188,7 +157,7 @@ def _everywhere() -> "tuple[Target, ...]":
     places = [HOST, *(str(netns) for netns in everywhere().values())]
     candidates = tuple(Target(name=place, netns=place, wish=Absent()) for place in places)
     found = []
-    for target, traces in with_handles(candidates, lambda target, handle: has_traces(handle, target.table)):
+    for target, traces in with_handles(candidates, lambda target, handle: has_traces(handle, target)):
         # A namespace that went in this moment, with its last process, holds nothing; one that can't be read is tried
         # all the same, so that it is reported.
         if not isinstance(traces, TargetError) and traces:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
@@ -11,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.daemon.slot import Slot
-from agent.errors import DaemonError, TargetError
+from agent.errors import DaemonError
 from agent.kernel.netns import Identity, Netns, identify
 from agent.state import Records, write_whole
 from agent.targets import Absent, Outcome, State, Target
@@ -108,17 +109,31 @@ class Keeper:
                 target = Target(name=record.name, netns=record.netns, wish=Absent(drain=drain))
                 self._start(replace(target, name=self._unused(target))).leaving = True
 
-    def apply(self, names: Iterable[str]) -> None:
-        """Want the targets of the file again that `remove` took away."""
-        for name in self._known(names):
-            self._removed.drop(name)
-            self._slot(name).want(self._wanted[name])
+    def apply(self, names: Iterable[str]) -> tuple[Outcome, ...]:
+        """Want the targets of the file again that `remove` took away; return why for those that can't be wanted.
+
+        Names that are not known are passed over.
+        """
+        refused = []
+        for name, slot in self._known(names).items():
+            if name in self._wanted:
+                self._removed.drop(name)
+                slot.want(self._wanted[name])
+            else:
+                refused.append(_leaving(slot))
+        return tuple(refused)
 
     def remove(self, names: Iterable[str], drain: float) -> None:
-        """Want nothing in these targets until `apply`, also after a restart."""
-        for name in self._known(names):
-            self._removed.put(name, drain)
-            self._slot(name).want(replace(self._wanted[name], wish=Absent(drain=drain)))
+        """Want nothing in these targets until `apply`, also after a restart; those that leave do so with this drain.
+
+        Names that are not known are passed over.
+        """
+        for name, slot in self._known(names).items():
+            leaving = name not in self._wanted
+            if not leaving:
+                self._removed.put(name, drain)
+            target = slot.target if leaving else self._wanted[name]
+            slot.want(replace(target, wish=Absent(drain=drain)), leaving=leaving)
 
     def wake(self, netns: str | None) -> None:
         """Look at the target with this namespace name soon; None is all of them."""
@@ -143,9 +158,9 @@ class Keeper:
     async def until(self, names: Iterable[str], holds: Callable[[Outcome], bool]) -> tuple[Outcome, ...]:
         """Wait until a pass that began after this call holds for each target; return those outcomes.
 
-        Raises `DaemonError` when the daemon stops before.
+        Names that are not known are passed over. Raises `DaemonError` when the daemon stops before.
         """
-        waiting = [(slot, slot.asked) for slot in (self._slot(name) for name in self._known(names))]
+        waiting = [(slot, slot.asked) for slot in self._known(names).values()]
 
         def all_hold() -> bool:
             return self._closed or all(
@@ -172,15 +187,10 @@ class Keeper:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._announce()
 
-    def _known(self, names: Iterable[str]) -> tuple[str, ...]:
-        names = tuple(names)
-        for name in names:
-            if name not in self._wanted:
-                raise TargetError(f"target {name!r}: the daemon's file has no such target")
-        return names
-
-    def _slot(self, name: str) -> Slot:
-        return self._slots[self._wanted[name].netns]
+    def _known(self, names: Iterable[str]) -> dict[str, Slot]:
+        """Return the slots that have these names: of targets of the file, or of such that leave."""
+        by_name = {slot.target.name: slot for slot in self._slots.values()}
+        return {name: by_name[name] for name in names if name in by_name}
 
     def _meant(self) -> set[Identity]:
         """Return the namespaces that the file's targets mean at this moment."""
@@ -231,6 +241,15 @@ class Keeper:
 
 def _outcome(slot: Slot) -> Outcome:
     return slot.outcome or Outcome(target=slot.target, state=State.WAITING, reason="not looked at yet")
+
+
+def _leaving(slot: Slot) -> Outcome:
+    return Outcome(
+        target=slot.target,
+        state=State.FAILED,
+        reason="the daemon is releasing it, since its file has it no longer",
+        hint=f"add it to the daemon's file, or wait: `weir wait --for absent --netns {shlex.quote(slot.target.netns)}`",
+    )
 
 
 class _Removed:

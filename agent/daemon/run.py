@@ -105,6 +105,7 @@ class _Run:
             asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
         self._keeper.take(targets)
+        self._records.clear_away()
         self._keeper.resume()
         log.info("keeping %d targets from %s", len(targets), self._settings.file)
         await self._stop.wait()
@@ -131,9 +132,10 @@ class _Run:
         return self._keeper.name_of(identity)
 
     async def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
-        self._keeper.apply(names)
-        outcomes = await self._keeper.until(names, lambda _: True)
-        return tuple(map(report.of_outcome, outcomes))
+        refused = self._keeper.apply(names)
+        others = set(names) - {outcome.target.name for outcome in refused}
+        outcomes = await self._keeper.until(others, lambda _: True)
+        return tuple(map(report.of_outcome, (*refused, *outcomes)))
 
     async def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
         self._keeper.remove(names, drain)
@@ -156,7 +158,7 @@ class _Run:
         self._text = None
         try:
             self._text = target_file.read(self._settings.file)
-            targets = target_file.parse(self._text, str(self._settings.file))
+            targets = target_file.parse(self._text, str(self._settings.file)).targets
         except WeirError as error:
             self._file_error = str(error)
             self._metrics.file_good(False)
@@ -192,6 +194,8 @@ class _Run:
         name, said = outcome.target.name, (outcome.state, outcome.reason)
         before = self._said.get(name)
         self._said[name] = said
+        if outcome.state is State.DRAINING and before is not None and before[0] is State.DRAINING:
+            return  # its time runs down; how many streams are left is a metric
         # The look that follows a change says nothing new; the next change does.
         settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
         if before == said or (settled and before is not None and before[0] is State.APPLIED):

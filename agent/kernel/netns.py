@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import KernelError, NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
+from agent.targets import HOST
 
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
-HOST = "host"
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since 5.14
@@ -223,7 +223,7 @@ def _open_error(netns: Netns, error: OSError) -> Exception:
     if error.errno in (errno.ENOENT, errno.ESRCH, errno.ENOTDIR):
         return NamespaceMissing(f"{where} does not exist", hint="`ip netns` lists the namespaces that have a name")
     if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        hint = "a namespace takes about five open files: raise LimitNOFILE of the unit, or fs.file-max"
+        hint = "a namespace takes some eight open files at most: raise LimitNOFILE of the unit, or fs.file-max"
         return KernelError(statement=f"open {netns.path}", said=str(error.strerror), hint=hint)
     return NotANamespace(f"{where} can't be opened: {error.strerror}")
 

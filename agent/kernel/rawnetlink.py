@@ -12,12 +12,13 @@ import struct
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
 from typing import Self
 
-from agent.errors import FeatureMissing, KernelError, PermissionMissing
+from agent.errors import AnswerLost, FeatureMissing, KernelError, PermissionMissing
 
 NETLINK_SOCK_DIAG = 4
 NETLINK_NETFILTER = 12
@@ -41,6 +42,7 @@ _TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are the two top bits
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+_SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h; beyond net.core.wmem_max, for which CAP_NET_ADMIN is needed
 _BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
 _PATIENCE = struct.pack("@ll", 5, 0)  # seconds; the kernel answers within the call to send, so this only ends a bug
 _ATTEMPTS = 8
@@ -54,6 +56,15 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The kernel's word on one message: the sequence number, errno (0: acknowledged), and its words."""
+
+    sequence: int
+    errno: int
+    said: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +102,8 @@ class RawNetlink:
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _PATIENCE)
+        self._room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32
+        self._unread = False  # whether an answer to what was sent may still be there
         self._sequence = count(1)
 
     def __enter__(self) -> Self:
@@ -117,6 +130,7 @@ class RawNetlink:
             for message_kind, message_flags, body_ in self._receive(sequence, statement):
                 if message_kind == _NLMSG_ERROR:
                     code = -_signed(body_)
+                    self._unread = False
                     return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
                 messages.append(body_)
 
@@ -132,6 +146,49 @@ class RawNetlink:
                 return answer
         raise KernelError(statement=statement, said=f"the dump was interrupted {_ATTEMPTS} times in a row")
 
+    def exchange(self, data: bytes, *, last: int) -> tuple["Receipt", ...]:
+        """Send messages that are whole already, and return what is acknowledged or refused.
+
+        netlink carries out what it is sent within the call to send, so nothing is waited for. The answer to the message
+        with the sequence number ``last`` is the last that is read; without one, whatever there is. Raises `KernelError`
+        when it isn't taken, and `AnswerLost` when an answer was lost: it may have been carried out all the same.
+        """
+        statement = f"send {len(data)} bytes of netlink messages"
+        if self._unread:
+            with suppress(AnswerLost):
+                self._receipts(statement, last=None)
+        try:
+            if len(data) > self._room:
+                # af_netlink.c, netlink_sendmsg: a datagram of more is EMSGSIZE. The kernel doubles what is asked for.
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, len(data))
+                self._room = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - 32
+            self._unread = True
+            self._socket.send(data)
+        except OSError as error:
+            raise KernelError(statement=statement, said=str(error)) from error
+        receipts = self._receipts(statement, last=last)
+        self._unread = False
+        return receipts
+
+    def _receipts(self, statement: str, *, last: int | None) -> tuple["Receipt", ...]:
+        receipts: list[Receipt] = []
+        lost: OSError | None = None
+        view = memoryview(_thread.buffer)
+        while not (receipts and receipts[-1].sequence == last):
+            try:
+                size = self._socket.recv_into(view, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelError(statement=statement, said=str(error)) from error
+                lost = error  # said once; what did arrive is still there
+                continue
+            receipts += _receipts(view[:size])
+        if lost:
+            raise AnswerLost(statement=statement, said=str(lost))
+        return tuple(receipts)
+
     def _dump(self, kind: int, body: bytes, statement: str) -> Answer | None:
         sequence = self._send(kind, NLM_F_DUMP, body, statement)
         messages: list[bytes] = []
@@ -145,6 +202,7 @@ class RawNetlink:
                         code = -_signed(body_)
                         if code == errno.EINTR or not whole:
                             return None
+                        self._unread = False
                         return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
                     messages.append(body_)
             except _MessageLostError:
@@ -152,6 +210,7 @@ class RawNetlink:
 
     def _send(self, kind: int, flags: int, body: bytes, statement: str) -> int:
         sequence = next(self._sequence)
+        self._unread = True
         header = _HEADER.pack(_HEADER.size + len(body), kind, flags | NLM_F_REQUEST, sequence, 0)
         try:
             self._socket.send(header + body)
@@ -182,6 +241,19 @@ class RawNetlink:
 
 class _MessageLostError(KernelError):
     """The receive buffer overflowed (ENOBUFS); the socket itself goes on working."""
+
+
+def _receipts(view: memoryview) -> Iterator[Receipt]:
+    at = 0
+    while at + _HEADER.size <= len(view):
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(view, at)
+        body = bytes(view[at + _HEADER.size : at + length])
+        if length < _HEADER.size + 4:
+            break
+        if kind == _NLMSG_ERROR:
+            code = -_signed(body)
+            yield Receipt(sequence=sequence, errno=code, said=_said(code, body, flags))
+        at += (length + 3) & ~3
 
 
 def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:

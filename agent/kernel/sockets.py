@@ -152,8 +152,8 @@ class SocketDiag:
         CAP_NET_ADMIN, `KernelError` otherwise.
         """
         statement = (
-            f"ss --kill --tcp src {_endpoint(tcp_socket.local, tcp_socket.local_port)}"
-            f" dst {_endpoint(tcp_socket.remote, tcp_socket.remote_port)}"
+            f"ss --kill --tcp src {endpoint(tcp_socket.local, tcp_socket.local_port)}"
+            f" dst {endpoint(tcp_socket.remote, tcp_socket.remote_port)}"
         )
         family = socket.AF_INET if tcp_socket.local.version == 4 else socket.AF_INET6
         request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, 1 << tcp_socket.state) + _sockid(tcp_socket)
@@ -252,5 +252,6 @@ def _sockid(one: TcpSocket) -> bytes:
     )
 
 
-def _endpoint(address: Address, port: int) -> str:
+def endpoint(address: Address, port: int) -> str:
+    """Return an address with a port as one writes them, IPv6 in brackets."""
     return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -14,7 +14,6 @@ from prometheus_client.exposition import choose_encoder
 
 from agent.errors import ConfigError
 
-DEFAULT = "127.0.0.1:15042"
 http_log = logging.getLogger("weir.http")
 # That somebody sent what is no HTTP is answered, and is no news; an error of ours is.
 http_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))

@@ -7,7 +7,7 @@ import pwd
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agent.errors import ConfigError, TargetError
@@ -16,14 +16,21 @@ from agent.targets import HOST, Captured, Target
 from rulesets.capture import Capture
 from rulesets.settings import CaptureError, shown
 
-DEFAULT_FILE = Path("/etc/weir/weir.toml")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 # A plain host captures what its own processes open; ssh inwards stays as it is, and its resolver too.
 _HOST_DEFAULTS: Mapping[str, object] = {"inbound": False, "dns": False}
 
 
-def load(path: Path) -> tuple[Target, ...]:
-    """Return the targets of a file. Raises `ConfigError`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFile:
+    """What a file says. `defaults` are its ``[defaults]``, which a namespace that it doesn't name has too."""
+
+    targets: tuple[Target, ...] = ()
+    defaults: Mapping[str, object] = field(default_factory=dict)
+
+
+def load(path: Path) -> TargetFile:
+    """Return what a file says, which is read once: it may be a pipe. Raises `ConfigError`."""
     return parse(read(path), str(path))
 
 
@@ -41,8 +48,8 @@ def read(path: Path) -> str:
         raise ConfigError(f"{path}: is not UTF-8 text (byte {error.start})") from None
 
 
-def parse(text: str, where: str) -> tuple[Target, ...]:
-    """Return the targets that a file's text describes; `where` is its name for errors."""
+def parse(text: str, where: str) -> TargetFile:
+    """Return what a file's text says; `where` is its name for errors."""
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -69,7 +76,7 @@ def parse(text: str, where: str) -> tuple[Target, ...]:
                     line = _line(text, key, number)
                     raise ConfigError(f"{where}:{line}: target {target.name!r}: {key} = {ours!r}: is used twice")
         targets[target.name] = target
-    return tuple(targets.values())
+    return TargetFile(targets=tuple(targets.values()), defaults=defaults)
 
 
 def target(name: str, netns: str, settings: Mapping[str, object]) -> Target:
@@ -85,11 +92,6 @@ def changed(target: Target, settings: Mapping[str, object]) -> Target:
         return target
     capture = target.wish.capture.changed(_with_numeric_user(settings))
     return replace(target, wish=Captured(capture=capture))
-
-
-def load_defaults(path: Path) -> dict[str, object]:
-    """Return the settings of a good file's ``[defaults]``."""
-    return dict(tomllib.loads(path.read_text(encoding="utf-8")).get("defaults", {}))
 
 
 def _target(text: str, where: str, number: int, table: dict[str, object], defaults: dict[str, object]) -> Target:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from rulesets.vocabulary import (
+    INTERFACE,
     Accept,
     Action,
     CtZone,
@@ -36,10 +37,6 @@ from rulesets.vocabulary import (
 )
 
 _SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
-# What the kernel allows in a name (net/core/dev.c, dev_valid_name) less quotes and backslashes, which nft can't write,
-# and a leading @, which nft's JSON takes for the name of a set. A trailing * stands for any ending.
-# Both together are 15 characters: nft refuses a longer pattern.
-_INTERFACE = re.compile(r"(?=.{1,15}\Z)[!#-),-.0-9;-?A-\[\]-~+][!#-),-.0-9;-\[\]-~+]{0,14}\*?", re.ASCII)
 
 
 def implied_protocols(match: Match) -> tuple[Protocol, ...]:
@@ -129,7 +126,7 @@ class Rule:
     def _refuse_match(match: Match) -> None:
         match match:
             case InIface(name=name) | OutIface(name=name):
-                if not _INTERFACE.fullmatch(name):
+                if not INTERFACE.fullmatch(name):
                     raise ModelError(f"{name!r} names no interface, or none that nft can write")
             case SrcPort(protocol=protocol) | DstPort(protocol=protocol):
                 if protocol not in (Protocol.TCP, Protocol.UDP):

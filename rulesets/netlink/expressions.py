@@ -98,7 +98,9 @@ def look_up(name: str, *, negate: bool) -> bytes:
 @lru_cache(_MANY)
 def count(name: str) -> bytes:
     """Count the packet in a named counter."""
-    return _expression("objref", be32(c.NFTA_OBJREF_IMM_TYPE, c.NFT_OBJECT_COUNTER) + text(c.NFTA_OBJREF_IMM_NAME, name))
+    return _expression(
+        "objref", be32(c.NFTA_OBJREF_IMM_TYPE, c.NFT_OBJECT_COUNTER) + text(c.NFTA_OBJREF_IMM_NAME, name)
+    )
 
 
 @lru_cache(_MANY)

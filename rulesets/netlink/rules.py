@@ -58,6 +58,10 @@ _PROTOCOLS = {
     Protocol.ICMP: c.IPPROTO_ICMP,
     Protocol.ICMPV6: c.IPPROTO_ICMPV6,
 }
+_REPLIES = {
+    RejectWith.TCP_RESET: (c.NFT_REJECT_TCP_RST, 0),
+    RejectWith.PORT_UNREACHABLE: (c.NFT_REJECT_ICMPX_UNREACH, c.NFT_REJECT_ICMPX_PORT_UNREACH),
+}
 # Where the fields stand in their headers: offset and length in bytes (RFC 791, RFC 8200, RFC 9293, RFC 768).
 _SOURCE = {4: (12, 4), 6: (8, 16)}
 _DESTINATION = {4: (16, 4), 6: (24, 16)}
@@ -150,10 +154,8 @@ class _Writer:
                 self._change(e.ct_load(c.NFT_CT_MARK), mark, e.ct_set(c.NFT_CT_MARK))
             case CtZone(zone=zone):
                 self.add(e.load(host16(zone)), e.ct_set(c.NFT_CT_ZONE, direction=c.IP_CT_DIR_ORIGINAL))
-            case Reject(reply=RejectWith.TCP_RESET):
-                self.add(e.reject(c.NFT_REJECT_TCP_RST, 0))
-            case Reject(reply=RejectWith.PORT_UNREACHABLE):
-                self.add(e.reject(c.NFT_REJECT_ICMPX_UNREACH, c.NFT_REJECT_ICMPX_PORT_UNREACH))
+            case Reject(reply=reply):
+                self.add(e.reject(*_REPLIES[reply]))
             case Foreign():
                 raise AssertionError("refused before")
             case _:

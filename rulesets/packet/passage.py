@@ -10,6 +10,7 @@ from rulesets.packet.values import ConnState, Fate, Met, Packet, Verdict
 from rulesets.vocabulary import (
     Accept,
     Action,
+    Address,
     ChainType,
     CtZone,
     Dnat,
@@ -39,12 +40,16 @@ def walk(ruleset: Ruleset, packet: Packet) -> Verdict:
                 continue
             before = verdict
             verdict = _through(ruleset, chain, verdict)
-            mapped = verdict.translated and not before.translated
+            mapped = mapped or (chain.type is ChainType.NAT and _ends(verdict) != _ends(before))
             if verdict.fate is not Fate.ACCEPTED:
                 return verdict
             if chain.type is ChainType.ROUTE and verdict.packet.mark != before.packet.mark:
                 verdict = replace(verdict, rerouted=True)
     return verdict
+
+
+def _ends(verdict: Verdict) -> tuple[Address, Address, int]:
+    return verdict.packet.source, verdict.packet.destination, verdict.packet.destination_port
 
 
 def looped(verdict: Verdict) -> Packet:

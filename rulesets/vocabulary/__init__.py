@@ -25,8 +25,8 @@ from rulesets.vocabulary.matches import (
     TcpFlags,
 )
 from rulesets.vocabulary.values import (
-    BOTH,
     FULL_MASK,
+    INTERFACE,
     Address,
     ChainType,
     Family,
@@ -45,8 +45,8 @@ from rulesets.vocabulary.values import (
 )
 
 __all__ = [
-    "BOTH",
     "FULL_MASK",
+    "INTERFACE",
     "Accept",
     "Action",
     "Address",

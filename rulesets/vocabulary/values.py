@@ -1,5 +1,6 @@
 """What matches and actions are made of: families, protocols, places, marks, port ranges, and what is foreign."""
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -8,6 +9,10 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 FULL_MASK = 0xFFFFFFFF
+# What the kernel allows in a name (net/core/dev.c, dev_valid_name) less quotes and backslashes, which nft can't write,
+# and a leading @, which nft's JSON takes for the name of a set. A trailing * stands for any ending.
+# Both together are 15 characters: nft refuses a longer pattern.
+INTERFACE = re.compile(r"(?=.{1,15}\Z)[!#-),-.0-9;-?A-\[\]-~+][!#-),-.0-9;-\[\]-~+]{0,14}\*?", re.ASCII)
 
 
 class ModelError(ValueError):
@@ -19,9 +24,6 @@ class Family(StrEnum):
 
     IPV4 = "ipv4"
     IPV6 = "ipv6"
-
-
-BOTH = (Family.IPV4, Family.IPV6)
 
 
 class Protocol(StrEnum):

@@ -29,7 +29,6 @@ _GET = _NFNL_SUBSYS_CTNETLINK | 1
 _DELETE = _NFNL_SUBSYS_CTNETLINK | 2
 _GET_STATS = _NFNL_SUBSYS_CTNETLINK | 5
 _CTA_STATS_GLOBAL_ENTRIES = 1
-_CTA_STATS_GLOBAL_MAX_ENTRIES = 2
 
 _FEATURE = "conntrack entries over netlink"
 _DUMP = "conntrack --dump"
@@ -138,16 +137,9 @@ class Conntrack:
 
     def count(self) -> int:
         """The number of entries of this namespace, unconfirmed ones included."""
-        return self._stats(_CTA_STATS_GLOBAL_ENTRIES)
-
-    def maximum(self) -> int:
-        """The number of entries that each namespace may have (net.netfilter.nf_conntrack_max); 0 means no limit."""
-        return self._stats(_CTA_STATS_GLOBAL_MAX_ENTRIES)
-
-    def _stats(self, which: int) -> int:
         statement = "conntrack --count"
         messages = self._expect(self._ask_stats(statement), statement)
-        return codec.number(attributes(messages[0], codec.HEADER).get(which))
+        return codec.number(attributes(messages[0], codec.HEADER).get(_CTA_STATS_GLOBAL_ENTRIES))
 
     def _ask_stats(self, statement: str) -> Answer:
         return self._netlink.ask(_GET_STATS, codec.header(socket.AF_UNSPEC), statement=statement)

@@ -4,11 +4,12 @@
 namespace.
 """
 
-from agent.kernel.features.declared import FEATURES, Feature, markdown
+from agent.kernel.features.declared import FEATURES, OWNED_TABLES, Feature, markdown
 from agent.kernel.features.probing import Edge, Finding, ThisKernel, missing, missing_needed, probe
 
 __all__ = [
     "FEATURES",
+    "OWNED_TABLES",
     "Edge",
     "Feature",
     "Finding",

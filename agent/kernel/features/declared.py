@@ -29,6 +29,7 @@ class Feature:
 
 _NF_TABLES, _INET, _NAT, _IPV6 = "nf_tables", "inet tables", "nat chains in inet tables", "IPv6"
 _LISTING = "listing of TCP sockets"
+OWNED_TABLES = "tables with an owner"
 
 FEATURES = (
     Feature(name=_NF_TABLES, option="CONFIG_NF_TABLES", since="3.18", needed=True, proof=proofs.generation),
@@ -186,7 +187,7 @@ FEATURES = (
         ),
     ),
     Feature(
-        name="tables with an owner",
+        name=OWNED_TABLES,
         option="CONFIG_NF_TABLES",
         since="5.12",
         instead="an unconfirmed `apply --confirm` is undone by its guard alone: kill that with -9 and it stays",
@@ -198,7 +199,7 @@ FEATURES = (
         option="CONFIG_NF_TABLES",
         since="6.9",
         instead="anybody with the right to can edit Weir's table; the daemon sees it and puts it back",
-        builds_on=("tables with an owner",),
+        builds_on=(OWNED_TABLES,),
         proof=proofs.table_persists,
     ),
     Feature(
