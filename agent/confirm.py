@@ -182,8 +182,9 @@ def _undo(target: Target, handle: Handle, before: Observed) -> None:
         return
     handle.disown(target.table)
     handle.apply(diff(handle.read(target.table), before.ruleset))
+    now = observe(handle, target)
     with handle.inside():
-        routing.apply(RoutingPlan(actual=routing.read(), desired=before.routing))
+        routing.apply(RoutingPlan(actual=now.routing, desired=before.routing))
 
 
 @contextlib.contextmanager

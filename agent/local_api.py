@@ -1,10 +1,11 @@
 """The unix socket on which commands reach a running daemon: HTTP with JSON, mode 0600, peer's user checked.
 
     GET  /v1/status                                   {"targets": [report...], "file": ..., "file_error": ...}
-    POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each; names not known are left out
+    POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each
     POST /v1/remove  {"targets": [name...], "drain": seconds}   want nothing there until apply; wait until it is so
     POST /v1/held    {"identity": "device:inode"}     {"target": name}: who holds that namespace; empty: nobody
 
+Names that the daemon doesn't know are left out of its answer.
 An answer that isn't 200 has {"error": text, "hint": text}.
 """
 

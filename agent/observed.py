@@ -55,7 +55,9 @@ def observe(handle: Handle, target: Target) -> Observed:
     with handle.inside():
         with SocketDiag() as diag:
             listeners = diag.listening_ports()
-        state, rules_and_routes = ipv6.state(), routing.read()
+        # Of all tables where nothing is wanted; else of few, which costs the same however many routes there are.
+        wanted = None if isinstance(target.wish, Absent) else target.wish.capture.route_table
+        state, rules_and_routes = ipv6.state(), routing.read(wanted)
     return Observed(ruleset=_rules(handle, target), routing=rules_and_routes, ipv6=state, listeners=listeners)
 
 

@@ -112,7 +112,7 @@ def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetP
         # What was written before it went wrong needs its routes, and is taken up by the next attempt.
         if handle.generation() == generation or not enrol.redirects(handle.read(change.rules.table)):
             with handle.inside():
-                routing.apply(RoutingPlan(actual=routing.read(), desired=observed.routing))
+                routing.apply(RoutingPlan(actual=routing.read(capture.route_table), desired=observed.routing))
         raise
     with handle.inside():
         routing.apply(RoutingPlan(actual=both, desired=change.routing.desired))

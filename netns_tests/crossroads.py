@@ -16,7 +16,7 @@ from typing import Self
 
 from netns_tests.namespace import Namespace
 from netns_tests.world import eventually
-from rulesets.routing import Routing
+from rulesets.routing import LocalRoute, PolicyRule, Routing
 from rulesets.vocabulary import Address, Family
 
 __all__ = ["LINKS", "NEIGHBOURS", "Crossroads", "link_of", "pod_address", "second_address"]
@@ -134,10 +134,12 @@ class Crossroads:
         """Make the policy rules and local routes of a capture in the pod."""
         lines = []
         for rule in wanted.rules:
+            assert isinstance(rule, PolicyRule)
             family = "-4" if rule.family is Family.IPV4 else "-6"
             mark, order = f"{rule.mark.value:#x}/{rule.mark.mask:#x}", rule.priority
             self.pod.command("ip", family, "rule", "add", "fwmark", mark, "pref", str(order), "lookup", str(rule.table))
         for route in wanted.routes:
+            assert isinstance(route, LocalRoute)
             everything = "0.0.0.0/0" if route.family is Family.IPV4 else "::/0"
             lines.append(f"route add local {everything} dev lo table {route.table}")
         self.pod.ip(*lines)

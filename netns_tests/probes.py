@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from netns_tests.crossroads import LINKS, NEIGHBOURS, link_of, neighbour_address, pod_address, second_address
 from rulesets.capture import PROBE_SOURCES, Capture
 from rulesets.packet import Packet
-from rulesets.routing import Routing
+from rulesets.routing import PolicyRule, Routing
 from rulesets.vocabulary import Address, Hook, Protocol, TcpFlag
 
 __all__ = ["PORTS", "PROXY_PORTS", "RAW_PORTS", "Probe", "draw", "returns"]
@@ -48,7 +48,8 @@ class Probe:
 
 def returns(packet: Packet, wanted: Routing) -> bool:
     """Tell whether a policy rule delivers the packet to the pod itself, wherever it is going."""
-    return any(rule.family is packet.family and rule.mark.matches(packet.mark) for rule in wanted.rules)
+    rules = (rule for rule in wanted.rules if isinstance(rule, PolicyRule))
+    return any(rule.family is packet.family and rule.mark.matches(packet.mark) for rule in rules)
 
 
 def draw(seed: str, count: int, capture: Capture | None, wanted: Routing, *, raw: bool = True) -> list[Probe]:

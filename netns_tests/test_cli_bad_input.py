@@ -204,6 +204,11 @@ CASES = [
     # The command line.
     Case(name="nothing to remove", run="remove", says=("remove", "--netns, or --all")),
     Case(name="all, and one", run="remove --all --netns web", says=("--netns 'web'", "--all")),
+    Case(
+        name="a dry run to confirm",
+        run="apply --netns web --dry-run --confirm 9",
+        says=("apply", "--dry-run", "--confirm 9", "leave one"),
+    ),
     Case(name="several to confirm", run="apply --netns web --netns db --confirm 9", says=("one target", "web, db")),
     Case(name="in the open", run="daemon --file FILE --listen 0.0.0.0:9", says=("--listen '0.0.0.0:9'", "loopback")),
     Case(name="no address", run="daemon --file FILE --listen nowhere", says=("--listen 'nowhere'", "unix:/PATH")),

@@ -1,9 +1,7 @@
 """The commands on live namespaces: what they say, what they leave, how they end."""
 
 import json
-import os
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -114,6 +112,7 @@ def test_a_whole_life(world: World, pod: Host, weir: Command, proxy: Proxy) -> N
     assert broken.code == 1
     assert "  not rules     " in broken.out
     assert "  not routes    1 missing\n" in broken.out
+    assert "proxy in" not in broken.out
     assert broken.out.endswith(f"`weir diff --netns {pod.name}` shows what is missing\n")
     shown = weir("diff", *here)
     assert shown.code == 1
@@ -134,9 +133,14 @@ def test_a_target_without_its_proxy_waits(pod: Host, weir: Command) -> None:
     assert (done.code, done.err) == (1, "")
     assert done.out.startswith(f"waiting    {pod.name}: nothing listens on tcp port 15001")
     assert "start the proxy" in done.out.splitlines()[-1]
+    assert f"start the proxy in {pod.name}" in weir("verify", "--netns", pod.name).out.splitlines()[-2]
     assert "makes it so once the proxy answers" in weir("diff", "--netns", pod.name).out.splitlines()[-1]
     assert kernel_state(pod) == before
     assert weir.json("apply", "--netns", pod.name, *AT_ONCE).target["state"] == "degraded"
+    # Where rules and routes are as wanted, nothing leads to a diff that shows nothing.
+    said = weir("verify", "--netns", pod.name, *AT_ONCE).out
+    assert f"start the proxy in {pod.name}" in said.splitlines()[-1]
+    assert "weir diff" not in said
 
 
 def test_a_namespace_by_name_path_process_and_file(pod: Host, weir: Command, proxy: Proxy, tmp_path: Path) -> None:
@@ -188,34 +192,6 @@ def test_status_lists_streams_that_stay_outside_and_that_drain(
         assert removing.returncode == 0
         assert json.loads(out)["targets"][0]["state"] == "removed"
         assert alive(kept) == ["alive"] * 2
-
-
-def test_wait_returns_as_soon_as_it_is_so(pod: Host, weir: Command, proxy: Proxy) -> None:
-    here = ("--netns", pod.name)
-    now = weir.json("wait", *here, "--for", "absent", "--timeout", "0")
-    assert (now.code, now.json["reached"]) == (0, True)
-    began = time.monotonic()
-    late = weir.json("wait", *here, "--timeout", "0.5")
-    assert (late.code, late.json["reached"]) == (1, False)
-    assert time.monotonic() - began >= 0.5
-    for goal, change in (("captured", "apply"), ("absent", "remove")):
-        with weir.started("wait", *here, "--for", goal, "--timeout", "60") as waiting:
-            time.sleep(0.5)  # it looks, and has nothing to say
-            assert waiting.poll() is None
-            assert weir(change, *here).code == 0
-            began = time.monotonic()
-            out, _ = waiting.communicate(timeout=30)
-            assert time.monotonic() - began < slow(2)
-            assert waiting.returncode == 0
-            assert out.startswith(f"{goal}")
-
-
-def test_wait_waits_for_a_namespace_that_is_yet_to_come(weir: Command) -> None:
-    name = f"wt-{os.getpid()}-0-to-come"
-    assert weir("wait", "--netns", name, "--for", "absent").code == 0
-    late = weir("wait", "--netns", name, "--timeout", "0.3")
-    assert (late.code, late.err) == (1, "")
-    assert late.out.startswith(f"not captured {name}: netns = {name!r}")
 
 
 def test_hundreds_of_namespaces_in_one_go_some_of_which_go_away(weir: Command, tmp_path: Path) -> None:

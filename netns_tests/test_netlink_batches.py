@@ -1,5 +1,6 @@
 """The kernel holds the same after an encoded batch as after nft loaded the text of it."""
 
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,8 +13,8 @@ from netns_tests.namespace import Namespace
 from rulesets import nft, pod, transaction
 from rulesets.capture import Capture
 from rulesets.diff import diff
-from rulesets.model import Rule, Ruleset
-from rulesets.vocabulary import DstPort, SrcPort
+from rulesets.model import Chain, Rule, Ruleset, with_counters
+from rulesets.vocabulary import Accept, ChainType, DstPort, Hook, PortRange, Protocol, SrcPort
 from tests import scenarios, strategies
 
 # Two places serve all examples: each begins by removing what the one before it left.
@@ -173,3 +174,24 @@ def test_ten_thousand_networks_are_one_batch(encoded: Place, text: Place) -> Non
     assert len(emptied.data) < 20_000
     encoded.send(diff(encoded.read(POD.table), ruleset))
     assert encoded.read(POD.table) == ruleset
+
+
+def test_two_negated_ports_are_each_compared(encoded: Place) -> None:
+    """nft 1.0.6 makes one comparison of the two, which holds as soon as either port differs; Weir's batch doesn't."""
+    ports = PortRange(1111, 1111), PortRange(2222, 2222)
+    matches = (
+        SrcPort(protocol=Protocol.UDP, ports=ports[0], negate=True),
+        DstPort(protocol=Protocol.UDP, ports=ports[1], negate=True),
+    )
+    rule = Rule(slug="neither", matches=matches, action=Accept())
+    chain = Chain(name="out", type=ChainType.FILTER, hook=Hook.OUTPUT, priority=0, rules=(rule,))
+    encoded.make(with_counters("x-table", (chain,)))
+    for source, destination, met in ((1111, 2222, 0), (1111, 3333, 0), (3333, 2222, 0), (3333, 4444, 1)):
+        encoded.namespace.run(send_datagram, source, destination)
+        assert counts(encoded.read("x-table"))["neither"][0] == met, (source, destination)
+
+
+def send_datagram(source: int, destination: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind(("127.0.0.1", source))
+        sender.sendto(b"x", ("127.0.0.1", destination))

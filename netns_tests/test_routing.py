@@ -1,51 +1,25 @@
 """Rules and routes beside those of others: what is added, found, refused, undone and taken away."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
 
 from agent.errors import KernelError, RouteTableTaken
-from agent.kernel import routing
+from agent.kernel import routing, routing_messages
+from agent.kernel.rawnetlink import Answer, RawNetlink
 from agent.kernel.routing import PROTOCOL
 from netns_tests.namespace import Namespace
+from netns_tests.routes import BOTH, WANTED, apply, ip, state, with_foreign_routes
 from rulesets.capture import Capture
-from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan, build
+from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, build
 from rulesets.vocabulary import Family, Mark
-
-BOTH = tuple(Family)
-WANTED = build(Capture(), BOTH)
-FOREIGN = (
-    "rule add fwmark 0x5 pref 32000 lookup 77",
-    "-6 rule add fwmark 0x5 pref 32000 lookup 77",
-    "rule add fwmark 0x111/0xfff pref 32763 lookup 100 proto static",
-    "route add local 10.7.0.0/16 dev lo table 77",
-    "-6 route add local fd07::/64 dev lo table 77",
-    "route add 192.0.2.0/24 dev lo",
-)
 
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    with Namespace.create("routing") as made:
-        for line in FOREIGN:
-            ip(made, line)
+    with with_foreign_routes() as made:
         yield made
-
-
-def ip(namespace: Namespace, line: str) -> None:
-    namespace.command("ip", *line.split())
-
-
-def state(namespace: Namespace) -> str:
-    shown = []
-    for family in ("-4", "-6"):
-        shown.append(namespace.command("ip", "-d", family, "rule", "show"))
-        shown.append(namespace.command("ip", "-d", family, "route", "show", "table", "all"))
-    return "\n".join(shown)
-
-
-def apply(namespace: Namespace, actual: Routing, desired: Routing) -> None:
-    namespace.run(routing.apply, RoutingPlan(actual=actual, desired=desired))
 
 
 def test_what_is_added_is_read_and_taken_away_without_a_trace(namespace: Namespace) -> None:
@@ -177,3 +151,46 @@ def test_what_a_toggle_took_is_seen_and_comes_again(namespace: Namespace) -> Non
     assert left == Routing(rules=WANTED.rules, routes=(LocalRoute(family=Family.IPV4, table=100),))
     apply(namespace, left, WANTED)
     assert namespace.run(routing.read) == WANTED
+
+
+def test_what_a_killed_weir_left_is_found_by_its_rules(namespace: Namespace) -> None:
+    """Another table than the one that is wanted now."""
+    changed = build(Capture(route_table=4711), BOTH)
+    apply(namespace, NO_ROUTING, changed)
+    assert namespace.run(routing.read, 100) == changed
+
+
+def test_routes_of_others_are_not_even_listed(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [f"route add 172.{16 + i // 65536}.{i // 256 % 256}.{i % 256}/32 dev lo" for i in range(20_000)]
+    namespace.ip(*many)
+    listed: list[int] = []
+    plain = RawNetlink.dump
+
+    def counting(self: RawNetlink, kind: int, body: bytes, *, statement: str) -> Answer:
+        answer = plain(self, kind, body, statement=statement)
+        listed.append(len(answer.messages))
+        return answer
+
+    monkeypatch.setattr(RawNetlink, "dump", counting)
+    apply(namespace, NO_ROUTING, WANTED)
+    assert namespace.run(routing.read, 100) == WANTED
+    assert namespace.run(routing.read) == WANTED
+    assert 0 < sum(listed) < 100
+    del listed[:]
+    monkeypatch.setattr(routing, "_NETLINK_GET_STRICT_CHK", 12345)  # as before Linux 4.20, which has no such option
+    assert namespace.run(routing.read, 100) == WANTED
+    assert sum(listed) > 20_000
+    apply(namespace, WANTED, NO_ROUTING)
+    assert namespace.run(routing.read, 100) == NO_ROUTING
+
+
+def test_a_family_that_the_kernel_lacks_has_none(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    apply(namespace, NO_ROUTING, WANTED)
+    lacking = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_DECnet}  # gone from Linux since 6.1
+    monkeypatch.setattr(routing_messages, "FAMILIES", lacking)
+    only = build(Capture(), (Family.IPV4,))
+    assert namespace.run(routing.read) == namespace.run(routing.read, 100) == only
+    apply(namespace, WANTED, only)  # what can't be there is gone
+    with pytest.raises(KernelError, match="ip -6 rule add"):
+        apply(namespace, only, WANTED)
+    assert namespace.run(routing.read) == only

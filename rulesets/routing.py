@@ -40,7 +40,7 @@ class LocalRoute:
 class Stray:
     """A rule or a route that carries Weir's protocol number, and that Weir doesn't make: somebody changed one.
 
-    `message` is what is resent to delete it or to bring it back, as the kernel listed it. `copy` tells equal ones apart.
+    `message` is what is sent to delete it or to bring it back, as the kernel listed it. `copy` numbers equal ones.
     """
 
     family: Family

@@ -95,6 +95,20 @@ def test_without_a_command_the_help_goes_to_standard_error() -> None:
     assert done.stderr.startswith("Usage: weir ")
 
 
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"daemon"}))
+def test_what_may_be_repeated_is_shown_so(command: str) -> None:
+    text, one = page(command), command in ("wait", "confirm")
+    assert text.partition("\n")[0].endswith("[OPTIONS] [TARGET]" if one else "[OPTIONS] [TARGET]...")
+    assert "A namespace instead of a name." in " ".join(text.split())
+    assert ("A namespace instead of a name. May be repeated." in " ".join(text.split())) is not one
+
+
+def test_the_daemons_page_names_its_own_file() -> None:
+    text = " ".join(page("daemon").split())
+    assert "[default: /etc/weir/weir.toml]" in text
+    assert "running daemon" not in text
+
+
 def test_the_version() -> None:
     assert re.fullmatch(r"weir \d+\.\d+\.\d+\n", weir("--version").stdout)
 
@@ -109,6 +123,7 @@ def test_the_version() -> None:
         ("wait one two", "weir: wait: got unexpected extra argument(s) (two)\n"),
         ("apply --confirm 0", "weir: apply: --confirm '0': 0.0 is not in the range x>=1\n"),
         ("remove --drain -1", "weir: remove: --drain '-1': -1.0 is not in the range x>=0\n"),
+        ("daemon --workers some", "weir: daemon: --workers 'some': 'some' is not a whole number\n"),
         ("daemon --workers 9", "weir: daemon: --workers '9': 9 is not in the range 1<=x<=4\n"),
     ],
 )

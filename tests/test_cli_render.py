@@ -101,3 +101,11 @@ def test_the_targets_of_the_example_file_can_be_used(file: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "# target web, netns 'web'\n" in done.stdout
     assert "# target batch, netns 'pid:4711'\n" in done.stdout
+
+
+def test_a_file_that_can_be_read_only_once_gives_its_targets_and_its_defaults() -> None:
+    text = '[defaults]\noutbound_port = 15101\n[[target]]\nname = "web"\nnetns = "w"\noutbound_port = 15201\n'
+    argv = [WEIR, "render", "--file", "/dev/stdin", "--netns", "w", "--netns", "x", "--netns", "y"]
+    done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True)
+    found = [set(re.findall(r":(15[12]01)", part)) for part in done.stdout.split("# target ")[1:]]
+    assert found == [{"15201"}, {"15101"}, {"15101"}]

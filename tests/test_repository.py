@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from rulesets.capture import Capture
+from tests.packages import ROOT, lacks
 
-ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy/weir.service"
 TARGETS = ROOT / "deploy/weir.toml"
 
@@ -35,8 +35,7 @@ def repository_files() -> list[Path]:
 
 
 def test_vagrant_accepts_its_file(tmp_path: Path) -> None:
-    without = ROOT / ".dev.without"  # ./dev notes there what this distribution doesn't package
-    if without.exists() and "vagrant" in without.read_text().split():
+    if lacks("vagrant"):
         pytest.skip("this distribution has no vagrant")
     # Everything that vagrant writes goes to a folder of its own, and it doesn't ask for newer versions of itself.
     status, said = output(

@@ -1,12 +1,14 @@
 """The target file: what a good one means, and how a bad one is told, with file, line, target, setting and value."""
 
+import os
 import pwd
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from agent.errors import ConfigError
-from agent.sources.file import load, load_defaults, parse, read
+from agent.sources.file import TargetFile, load, parse, read
 from agent.targets import Captured, Target
 from rulesets.capture import Capture, ProxyAbsent
 
@@ -19,13 +21,13 @@ def capture_of(target: Target) -> Capture:
 
 
 def only(text: str) -> Capture:
-    (target,) = parse(text, "weir.toml")
+    (target,) = parse(text, "weir.toml").targets
     return capture_of(target)
 
 
 def test_targets_come_in_the_files_order() -> None:
     text = "".join(f'[[target]]\nname = "{name}"\nnetns = "{netns}"\n' for name, netns in GOOD)
-    found = parse(text, "weir.toml")
+    found = parse(text, "weir.toml").targets
     assert [(each.name, each.netns) for each in found] == GOOD
     assert all(isinstance(each.wish, Captured) for each in found)
 
@@ -37,7 +39,7 @@ GOOD = [("web", "web"), ("a.b-c_1", "/run/docker/netns/0123"), ("7", "pid:4711")
     "text", ["", "# nothing yet\n", "[defaults]\n", "target = []\n", "\n\n[defaults]\ndns = false\n"]
 )
 def test_a_file_without_targets_is_good(text: str) -> None:
-    assert parse(text, "weir.toml") == ()
+    assert parse(text, "weir.toml").targets == ()
 
 
 def test_settings_come_from_the_target_then_the_defaults_then_weir() -> None:
@@ -46,7 +48,7 @@ def test_settings_come_from_the_target_then_the_defaults_then_weir() -> None:
         f'{TARGET}outbound_port = 2\n[[target]]\nname = "db"\nnetns = "db"\ndns = true\n'
         '[[target]]\nname = "other"\nnetns = "other"\n',
         "weir.toml",
-    )
+    ).targets
     assert [capture_of(each).outbound_port for each in (first, second, third)] == [2, 1, 1]
     assert [capture_of(each).dns for each in (first, second, third)] == [False, True, False]
     assert {capture_of(each).when_proxy_absent for each in (first, second, third)} == {ProxyAbsent.CAPTURE}
@@ -169,8 +171,11 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         load(path)
 
 
-def test_a_file_is_read_whole(tmp_path: Path) -> None:
+def test_a_file_is_read_once_for_targets_and_defaults(tmp_path: Path) -> None:
     path = tmp_path / "weir.toml"
-    path.write_text(f"[defaults]\ndns = false\n{TARGET}")
-    assert [each.name for each in load(path)] == ["web"]
-    assert load_defaults(path) == {"dns": False}
+    os.mkfifo(path)
+    with ThreadPoolExecutor(1) as writer:
+        writer.submit(path.write_text, f"[defaults]\ndns = false\n{TARGET}")
+        found = load(path)
+    assert found == TargetFile(targets=found.targets, defaults={"dns": False})
+    assert [each.name for each in found.targets] == ["web"]

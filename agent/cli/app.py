@@ -13,6 +13,7 @@ from agent.cli.failing import tell
 from agent.cli.manual import Group
 from agent.errors import ConfigError, WeirError
 
+_PLAINLY = {"a valid float range": "a number", "a valid int range": "a whole number"}
 INTERRUPTED = 130  # as shells say it: 128 and SIGINT's number
 HELP = """
 Redirect the traffic of network namespaces into a proxy with nftables, and show what the kernel does with it.
@@ -90,6 +91,8 @@ def _of_command_line(error: TyperException) -> WeirError:
     command = context.command_path if context else "weir"
     text = error.format_message() if parameter is None else error.message.removeprefix("Value error, ")
     text = text.strip().rstrip(".")
+    for said, plain in _PLAINLY.items():
+        text = text.replace(said, plain)
     where = command.removeprefix("weir").strip()
     parts = [where, _as_given(parameter.opts) if parameter is not None else "", text[:1].lower() + text[1:]]
     return ConfigError(": ".join(filter(None, parts)), hint=f"`{command} --help` shows how")

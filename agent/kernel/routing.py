@@ -2,178 +2,201 @@
 
 Each carries Weir's own protocol number, and nothing without it is ever changed. All functions act in the calling
 thread's namespace.
+
+A pass must not feel how many routes others have, so that the kernel is asked for single tables: the wanted one, and
+those that Weir's rules name. A route is added after its rule and goes before it, so that nothing is left outside of
+them by a Weir that was killed.
 """
 
 import errno
-import os
-import socket
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 
-from agent.errors import KernelError, RouteTableTaken
-from rulesets.routing import LocalRoute, PolicyRule, Routing, RoutingPlan
-from rulesets.vocabulary import FULL_MASK, Family, Mark
+from agent.errors import KernelError, PermissionMissing, RouteTableTaken
+from agent.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink
+from agent.kernel.routing_messages import (
+    PROTOCOL,
+    own_route,
+    own_rule,
+    protocol_of_route,
+    route_message,
+    route_request,
+    rule_message,
+    rule_request,
+    table_of_route,
+    table_of_rule,
+)
+from rulesets.routing import LocalRoute, PolicyRule, Routing, RoutingPlan, Stray
+from rulesets.vocabulary import Family
 
-# Who installed a rule or a route (rtm_protocol and FRA_PROTOCOL, include/uapi/linux/rtnetlink.h): a number that no
-# daemon there has. `ip rule` and `ip route` show it as "proto 119".
-PROTOCOL = 119
-_FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
-_EVERYTHING = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
-_LOOPBACK_INDEX = 1  # lo is the first interface of every namespace (net/core/dev.c)
-_RT_SCOPE_HOST = 254
-_RTN_LOCAL = 2
-_FR_ACT_TO_TBL = 1
+__all__ = ["PROTOCOL", "apply", "read"]
+
+_NETLINK_ROUTE = 0
+_RTM_NEWROUTE, _RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
+_SOL_NETLINK = 270
+_NETLINK_GET_STRICT_CHK = 12
+_ATTEMPTS = 4
+# No IPv6 in this kernel (not built in, or ipv6.disable=1), or no such table.
+_NONE_THERE = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT)
+_GONE_ALREADY = (*_NONE_THERE, errno.ESRCH)
 
 
-def read() -> Routing:
-    """Return Weir's own rules and routes."""
-    with _rtnetlink() as rtnetlink:
-        rules = [_policy_rule(family, each) for family, each in _rules(rtnetlink) if _is_ours(each)]
-        routes = [
-            LocalRoute(family=family, table=_table(each))
-            for family in Family
-            for each in _dump(rtnetlink.get_routes, family=_FAMILIES[family])
-            if each["proto"] == PROTOCOL and each["type"] == _RTN_LOCAL
-        ]
-    return Routing(rules=tuple(rules), routes=tuple(routes))
+class _Rtnetlink(RawNetlink):
+    """A socket on which a request for some routes brings those alone."""
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_ROUTE, feature="rtnetlink", option="CONFIG_NET")
+        # Since 4.20. Without it, a request for some routes brings all; what is not meant is left out here in any case.
+        with suppress(OSError):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+
+    def list(self, kind: int, body: bytes, statement: str) -> tuple[bytes, ...]:
+        answer = self.dump(kind, body, statement=statement)
+        return () if answer.errno in _NONE_THERE else answer.expect(statement)
+
+
+def read(table: int | None = None) -> Routing:
+    """Return Weir's own rules and routes, changed ones as `Stray`.
+
+    The routes of every table; where one is given, of that and of those that the rules name, which is quick however many
+    routes there are.
+    """
+    with _Rtnetlink() as rtnetlink:
+        return _read(rtnetlink, table)
 
 
 def apply(plan: RoutingPlan) -> None:
     """Carry out a plan: what is missing first, then what is too much. On an error, what was added is taken back.
 
-    Raises `RouteTableTaken` when the table holds somebody else's routes, `KernelError` for every other refusal.
+    Strays go before anything is added, for they can stand in its place, and stay away on an error. Raises
+    `RouteTableTaken` when the table holds somebody else's routes, `KernelError` for every other refusal.
     """
     if not plan:
         return
-    with _rtnetlink() as rtnetlink:
-        _refuse_foreign_routes(rtnetlink, {route.table for route in plan.added.routes})
-        done: list[PolicyRule | LocalRoute] = []
+    with _Rtnetlink() as rtnetlink:
+        _refuse_foreign_routes(rtnetlink, {each.table for each in plan.added.routes if isinstance(each, LocalRoute)})
+        if plan.removed.strays != Routing():
+            plan = _without_strays(rtnetlink, plan)
+        added, done = plan.added, Routing()
         try:
-            # A route without its rule is never met; a rule without its route would send replies to the main table.
-            for route in plan.added.routes:
-                _change_route(rtnetlink, "add", route)
-                done.append(route)
-            for rule in plan.added.rules:
-                _change_rule(rtnetlink, "add", rule)
-                done.append(rule)
+            for rule in added.rules:
+                if isinstance(rule, PolicyRule):
+                    _change_rule(rtnetlink, _RTM_NEWRULE, rule)
+                    done = done.together(Routing(rules=(rule,)))
+            for route in added.routes:
+                if isinstance(route, LocalRoute):
+                    _change_route(rtnetlink, _RTM_NEWROUTE, route)
+                    done = done.together(Routing(routes=(route,)))
         except KernelError:
-            for each in reversed(done):
-                _delete(rtnetlink, each)
+            _delete(rtnetlink, done)
             raise
-        for rule in plan.removed.rules:
-            _delete(rtnetlink, rule)
-        for route in plan.removed.routes:
-            _delete(rtnetlink, route)
+        _delete(rtnetlink, plan.removed)
+        for stray_rule in added.strays.rules:  # brought back where a change is undone
+            _change_rule(rtnetlink, _RTM_NEWRULE, stray_rule)
+        for stray_route in added.strays.routes:
+            _change_route(rtnetlink, _RTM_NEWROUTE, stray_route)
 
 
-def _rtnetlink() -> Any:
-    from pyroute2 import IPRoute
-
-    return IPRoute()
-
-
-def _dump(ask: Callable[..., Iterable[Any]], **filters: int) -> list[Any]:
-    """Return a whole dump; none where the kernel doesn't know the family (IPv6 not built in, or ipv6.disable=1)."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        return list(ask(**filters))
-    except NetlinkError as error:
-        if error.code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT):
-            return []
-        raise KernelError(statement=f"dump {filters}", said=os.strerror(error.code)) from None
-
-
-def _rules(rtnetlink: Any) -> list[tuple[Family, Any]]:
-    return [
-        (family, each)
-        for family, number in _FAMILIES.items()
-        for each in _dump(rtnetlink.get_rules, family=number)
-        if each["family"] == number
+def _read(rtnetlink: _Rtnetlink, table: int | None) -> Routing:
+    rules: list[PolicyRule | Stray] = []
+    tables = {table or 0}
+    for family in Family:
+        for body in rtnetlink.list(_RTM_GETRULE, rule_request(family), f"{_ip(family)} rule show"):
+            rule = own_rule(family, body)
+            if rule is not None:
+                rules.append(rule)
+                tables.add(table_of_rule(body))
+    routes = [
+        route
+        for family in Family
+        for each in (sorted(tables - {0}) if table else [0])
+        for body in _routes(rtnetlink, family, each, PROTOCOL)
+        if (route := own_route(family, body)) is not None
     ]
+    return Routing(rules=tuple(_told_apart(rules)), routes=tuple(routes))
 
 
-def _is_ours(rule: Any) -> bool:
-    return bool(rule.get_attr("FRA_PROTOCOL") == PROTOCOL and rule["action"] == _FR_ACT_TO_TBL)
+def _told_apart(rules: list[PolicyRule | Stray]) -> Iterator[PolicyRule | Stray]:
+    """Make a stray of every rule that is there already: the kernel takes the same one twice from who insists."""
+    seen: Counter[PolicyRule | Stray] = Counter()
+    for rule in rules:
+        seen[rule] += 1
+        if seen[rule] == 1:
+            yield rule
+        else:
+            text = rule.text if isinstance(rule, Stray) else f"{rule} proto {PROTOCOL}"
+            yield Stray(family=rule.family, text=text, message=rule_message(rule), copy=seen[rule])
 
 
-def _table(message: Any) -> int:
-    # The header's field has 8 bits; the attribute holds the whole number.
-    found = message.get_attr("RTA_TABLE")
-    return int(message["table"] if found is None else found)
+def _routes(rtnetlink: _Rtnetlink, family: Family, table: int, protocol: int) -> tuple[bytes, ...]:
+    """Return the routes of a table (0: of all) and a protocol (0: any); more where the kernel can't choose."""
+    request = route_request(family, table=table, protocol=protocol)
+    return rtnetlink.list(_RTM_GETROUTE, request, f"{_ip(family)} route show table {table or 'all'}")
 
 
-def _policy_rule(family: Family, message: Any) -> PolicyRule:
-    value, mask = message.get_attr("FRA_FWMARK") or 0, message.get_attr("FRA_FWMASK") or FULL_MASK
-    return PolicyRule(
-        family=family,
-        mark=Mark(value & mask, mask),
-        table=int(message.get_attr("FRA_TABLE") or message["table"]),
-        priority=message.get_attr("FRA_PRIORITY") or 0,
-    )
+def _refuse_foreign_routes(rtnetlink: _Rtnetlink, tables: set[int]) -> None:
+    for table in sorted(tables):
+        for family in Family:
+            for body in _routes(rtnetlink, family, table, 0):
+                protocol = protocol_of_route(family, body)
+                if protocol not in (None, PROTOCOL) and table_of_route(body) == table:
+                    raise RouteTableTaken(
+                        statement=f"{_ip(family)} route show table {table}",
+                        said=f"route table {table} holds routes that aren't Weir's (protocol {protocol})",
+                        hint="let route_table name a table that nobody uses",
+                    )
 
 
-def _refuse_foreign_routes(rtnetlink: Any, tables: set[int]) -> None:
-    for family, number in _FAMILIES.items():
-        for each in _dump(rtnetlink.get_routes, family=number):
-            table = _table(each)
-            if table in tables and each["proto"] != PROTOCOL:
-                ip = "ip" if family is Family.IPV4 else "ip -6"
-                raise RouteTableTaken(
-                    statement=f"{ip} route show table {table}",
-                    said=f"route table {table} holds routes that aren't Weir's (protocol {each['proto']})",
-                    hint="let route_table name a table that nobody uses",
-                )
+def _without_strays(rtnetlink: _Rtnetlink, plan: RoutingPlan) -> RoutingPlan:
+    """Delete the strays that are too much, and return what is left to do.
+
+    Of rules, the kernel deletes the first that has what is named, whatever else it has, and doesn't look at "not"
+    (net/core/fib_rules.c, rule_find): it can be another one of Weir's, which is then missing and added again.
+    """
+    for _ in range(_ATTEMPTS):
+        _delete(rtnetlink, plan.removed.strays)
+        plan = RoutingPlan(actual=_read(rtnetlink, None), desired=plan.desired)
+        if plan.removed.strays == Routing():
+            return plan
+    raise KernelError(statement=plan.describe(), said=f"what was deleted {_ATTEMPTS} times is still listed")
 
 
-def _change_rule(rtnetlink: Any, command: str, rule: PolicyRule) -> None:
-    asked = {
-        "family": _FAMILIES[rule.family],
-        "fwmark": rule.mark.value,
-        "fwmask": rule.mark.mask,
-        "table": rule.table,
-        "priority": rule.priority,
-        "protocol": PROTOCOL,
-    }
-    _ask(lambda: rtnetlink.rule(command, **asked), f"{rule} proto {PROTOCOL}", command)
+def _delete(rtnetlink: _Rtnetlink, routing: Routing) -> None:
+    for route in routing.routes:
+        _change_route(rtnetlink, _RTM_DELROUTE, route)
+    for rule in routing.rules:
+        _change_rule(rtnetlink, _RTM_DELRULE, rule)
 
 
-def _change_route(rtnetlink: Any, command: str, route: LocalRoute) -> None:
-    asked: dict[str, object] = {
-        "family": _FAMILIES[route.family],
-        "dst": _EVERYTHING[route.family],
-        "type": "local",
-        "oif": _LOOPBACK_INDEX,
-        "table": route.table,
-        "proto": PROTOCOL,
-    }
-    if route.family is Family.IPV4:
-        asked["scope"] = _RT_SCOPE_HOST
-    _ask(lambda: rtnetlink.route(command, **asked), f"{route} proto {PROTOCOL}", command)
+def _change_rule(rtnetlink: _Rtnetlink, kind: int, rule: PolicyRule | Stray) -> None:
+    _ask(rtnetlink, kind, rule_message(rule), rule)
 
 
-def _delete(rtnetlink: Any, each: PolicyRule | LocalRoute) -> None:
-    if isinstance(each, PolicyRule):
-        _change_rule(rtnetlink, "del", each)
-    else:
-        _change_route(rtnetlink, "del", each)
+def _change_route(rtnetlink: _Rtnetlink, kind: int, route: LocalRoute | Stray) -> None:
+    _ask(rtnetlink, kind, route_message(route), route)
 
 
-def _ask(ask: Callable[[], object], what: str, command: str) -> None:
-    from pyroute2.netlink.exceptions import NetlinkError
+def _ask(rtnetlink: _Rtnetlink, kind: int, body: bytes, what: PolicyRule | LocalRoute | Stray) -> None:
+    deletes = kind in (_RTM_DELRULE, _RTM_DELROUTE)
+    text = what.text if isinstance(what, Stray) else f"{what} proto {PROTOCOL}"
+    statement = text.replace(":", " del" if deletes else " add", 1)
+    answer = rtnetlink.ask(kind, body, statement=statement, flags=0 if deletes else NLM_F_CREATE | NLM_F_EXCL)
+    code = answer.errno
+    if not code or (deletes and code in _GONE_ALREADY):
+        return
+    if code == errno.EPERM:
+        raise PermissionMissing(statement=statement, said=answer.said)
+    if code == errno.EEXIST:
+        raise RouteTableTaken(
+            statement=statement,
+            said="the same is there already, of somebody else or of another Weir",
+            hint="let rule_priority and route_table be numbers that nobody uses",
+        )
+    hint = "bring up lo: `ip link set lo up`" if code == errno.ENETDOWN else ""
+    raise KernelError(statement=statement, said=answer.said, hint=hint)
 
-    try:
-        ask()
-    except NetlinkError as error:
-        gone = command == "del" and error.code in (errno.ENOENT, errno.ESRCH, errno.EAFNOSUPPORT)
-        if gone:
-            return
-        statement = what.replace(":", f" {command}", 1)
-        if error.code == errno.EEXIST:
-            raise RouteTableTaken(
-                statement=statement,
-                said="the same is there already, of somebody else or of another Weir",
-                hint="let rule_priority and route_table be numbers that nobody uses",
-            ) from None
-        hint = "bring up lo: `ip link set lo up`" if error.code == errno.ENETDOWN else ""
-        raise KernelError(statement=statement, said=os.strerror(error.code), hint=hint) from None
+
+def _ip(family: Family) -> str:
+    return "ip" if family is Family.IPV4 else "ip -6"

@@ -6,14 +6,14 @@ else that carries Weir's protocol number becomes a `Stray`, with a message that 
 
 import socket
 import struct
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
 from agent.kernel.rawnetlink import attribute, attributes
-from rulesets.errors import ModelError
 from rulesets.routing import LocalRoute, PolicyRule, Stray
-from rulesets.vocabulary import FULL_MASK, Family, Mark
+from rulesets.vocabulary import Family, Mark, ModelError
 
 # Who installed a rule or a route (rtm_protocol and FRA_PROTOCOL, include/uapi/linux/rtnetlink.h): a number that no
 # daemon there has. `ip rule` and `ip route` show it as "proto 119".
@@ -30,8 +30,8 @@ _FRA_TABLE, _FRA_FWMASK, _FRA_PROTOCOL = 15, 16, 21
 _FR_ACT_TO_TBL = 1
 _FIB_RULE_INVERT = 2
 
-_RTA_OIF, _RTA_PRIORITY, _RTA_CACHEINFO, _RTA_TABLE, _RTA_EXPIRES, _RTA_NH_ID = 4, 6, 12, 15, 23, 30
-_NEXTHOP = (_RTA_OIF, 5, 9, 18, 20, 21, 22)  # what is listed of a nexthop object beside its number, and refused with it
+_RTA_OIF, _RTA_PRIORITY, _RTA_CACHEINFO, _RTA_TABLE, _RTA_PREF, _RTA_EXPIRES, _RTA_NH_ID = 4, 6, 12, 15, 20, 23, 30
+_NEXTHOP = (_RTA_OIF, 5, 9, 18, 21, 22)  # what is listed of a nexthop object beside its number, and refused with it
 _EXPIRES = struct.Struct("=8xI")  # of rta_cacheinfo, in hundredths of a second
 _RTN_LOCAL = 2
 _RT_SCOPE_HOST = 254
@@ -40,8 +40,18 @@ _RTM_F_CLONED = 0x200
 _LOOPBACK_INDEX = 1  # lo is the first interface of every namespace (net/core/dev.c)
 _IP6_RT_PRIO_USER = 1024  # the metric of an IPv6 route that is given none (include/net/ip6_route.h)
 
+# The attributes by the words of `ip rule` and `ip route`. One that has no word is shown by its number.
 _ACTIONS = {1: "lookup", 2: "goto", 3: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
-_TYPES = dict(enumerate("unspec unicast local broadcast anycast multicast blackhole unreachable prohibit throw".split()))
+_TYPES = dict(
+    enumerate("unspec unicast local broadcast anycast multicast blackhole unreachable prohibit throw".split())
+)
+_RULE_WORDS = {3: "iif", 17: "oif", 10: "fwmark", 6: "priority", 15: "lookup", 4: "goto", 12: "tun_id"}
+_RULE_WORDS |= {14: "suppress_prefixlength", 20: "uidrange", 22: "ipproto", 23: "sport", 24: "dport", 21: "proto"}
+_ROUTE_WORDS = {3: "iif", 4: "oif", 5: "via", 6: "metric", 7: "src", 8: "metrics", 9: "nexthops", 15: "table"}
+_ROUTE_WORDS |= {20: "pref", 23: "expires", 30: "nhid"}
+_SCOPES = {0: "global", 200: "site", 253: "link", 254: "host", 255: "nowhere"}
+_NAMES = (3, 17)
+_DST, _SRC = 1, 2  # of rules and of routes alike
 
 
 def rule_request(family: Family) -> bytes:
@@ -131,6 +141,11 @@ def protocol_of_route(family: Family, body: bytes) -> int | None:
     return None if header[0] != FAMILIES[family] or header[8] & _RTM_F_CLONED else int(header[5])
 
 
+def table_of_rule(body: bytes) -> int:
+    """Return the table that a listed rule names; 0 for none."""
+    return _number(attributes(body, _HEADER.size), _FRA_TABLE)
+
+
 def table_of_route(body: bytes) -> int:
     """Return the table of a listed route: the header's field has 8 bits, the attribute holds the whole number."""
     return _number(attributes(body, _HEADER.size), _RTA_TABLE) or body[4]
@@ -141,4 +156,69 @@ def _packed(header: tuple[int, ...], found: Mapping[int, bytes]) -> bytes:
 
 
 def _number(found: Mapping[int, bytes], kind: int) -> int:
-    return int.from_bytes(found.get(kind, b"")[:4], "little" if _U32.pack(1)[0] else "big")
+    return int.from_bytes(found.get(kind, b"")[:4], sys.byteorder)
+
+
+def _rule_in_words(family: Family, header: tuple[int, ...], found: Mapping[int, bytes]) -> str:
+    said = [_ip(family, "rule"), *(["not"] if header[8] & _FIB_RULE_INVERT else [])]
+    said += ["from", _network(header[2], found.get(_SRC))]
+    said += ["to", _network(header[1], found.get(_DST))] if _DST in found else []
+    said += [f"tos {header[3]:#x}"] if header[3] else []
+    for kind, word in _RULE_WORDS.items():
+        if kind == _FRA_FWMARK and kind in found:
+            said += [word, f"{_number(found, kind):#x}/{_number(found, _FRA_FWMASK):#x}"]
+        elif kind in found and (kind != _FRA_TABLE or _number(found, kind)):
+            payload = found[kind]
+            said += [word, payload.rstrip(b"\0").decode(errors="replace") if kind in _NAMES else _value(payload)]
+    said += [_ACTIONS.get(header[7], f"action {header[7]}")] if header[7] != _FR_ACT_TO_TBL else []
+    return " ".join([*said, *_unknown(found, {*_RULE_WORDS, _FRA_FWMASK})])
+
+
+def _route_in_words(family: Family, header: tuple[int, ...], found: Mapping[int, bytes]) -> str:
+    said = [_ip(family, "route"), _TYPES.get(header[7], f"type {header[7]}"), _network(header[1], found.get(_DST))]
+    said += ["from", _network(header[2], found.get(_SRC))] if _SRC in found else []
+    said += [f"tos {header[3]:#x}"] if header[3] else []
+    for kind, word in _ROUTE_WORDS.items():
+        if kind == _RTA_OIF and kind in found:
+            said += ["dev", _device(_number(found, kind))]
+        elif kind in found:
+            said += [word, str(ip_address(found[kind])) if word in ("via", "src") else _value(found[kind])]
+    if family is Family.IPV4:
+        said.append(f"scope {_SCOPES.get(header[6], header[6])}")
+    return " ".join(
+        [
+            *said,
+            *(["onlink"] if header[8] & _RTNH_F_ONLINK else []),
+            *_unknown(found, set(_ROUTE_WORDS)),
+            f"proto {PROTOCOL}",
+        ]
+    )
+
+
+def _ip(family: Family, what: str) -> str:
+    return f"ip {what}:" if family is Family.IPV4 else f"ip -6 {what}:"
+
+
+def _network(length: int, address: bytes | None) -> str:
+    return f"{ip_address(address)}/{length}" if address else "all"
+
+
+def _device(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return f"number {index}"
+
+
+def _value(payload: bytes) -> str:
+    if len(payload) == 16:
+        return str(ip_address(payload))
+    return str(int.from_bytes(payload, sys.byteorder)) if len(payload) in (1, 4) else f"0x{payload.hex()}"
+
+
+def _unknown(found: Mapping[int, bytes], known: set[int]) -> list[str]:
+    return [
+        f"attribute {kind} 0x{payload.hex()}"
+        for kind, payload in found.items()
+        if kind not in known and kind not in (_DST, _SRC)
+    ]
