@@ -14,6 +14,7 @@ from agent.cli.options import (
     OutputOption,
     Settings,
     add,
+    daemons_file,
     need_root,
     one_target,
     only,
@@ -65,11 +66,13 @@ def apply(
         raise typer.Exit(differences(names, netns, file, settings, output))
     chosen = targets(names, netns, file, settings)
     holding = held(chosen)
-    if holding and settings:
+    other_file = file is not None and file.absolute() != daemons_file()
+    if holding and (settings or other_file):
+        given = f"--set {settings[0]}" if settings else f"--file {file}"
         name = next(iter(holding.values()))
         raise ConfigError(
-            f"target {name!r}: --set {settings[0]}: the daemon holds it, and takes its settings from its file",
-            hint="change the file, which the daemon then reads again",
+            f"target {name!r}: {given}: the daemon holds it, and takes its settings from its file",
+            hint="change that file, which the daemon then reads again",
         )
     if confirm is not None:
         from agent.cli.confirming import apply_guarded
