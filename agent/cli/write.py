@@ -66,24 +66,25 @@ def apply(
         raise typer.Exit(differences(names, netns, file, settings, output))
     chosen = targets(names, netns, file, settings)
     holding = held(chosen)
-    other_file = file is not None and file.absolute() != daemons_file()
-    if holding and (settings or other_file):
-        given = f"--set {settings[0]}" if settings else f"--file {file}"
-        name = next(iter(holding.values()))
-        raise ConfigError(
-            f"target {name!r}: {given}: the daemon holds it, and takes its settings from its file",
-            hint="change that file, which the daemon then reads again",
-        )
     if confirm is not None:
-        from agent.cli.confirming import apply_guarded
-
         target = only("apply --confirm", chosen)
         if holding:
             raise Busy(
                 f"target {target.name!r}: --confirm {confirm:g}: the daemon holds it, and would undo the undoing",
                 hint="stop the daemon first, or change its file",
             )
+        from agent.cli.confirming import apply_guarded
+
         raise typer.Exit(apply_guarded(target, confirm, output))
+    theirs = daemons_file() if holding else None
+    other_file = file is not None and theirs is not None and file.resolve() != theirs.resolve()
+    if holding and (settings or other_file):
+        given = f"--set {settings[0]}" if settings else f"--file {file}"
+        name = next(iter(holding.values()))
+        raise ConfigError(
+            f"target {name!r}: {given}: the daemon holds it, and takes its settings from its file",
+            hint="change the file, which the daemon then reads again",
+        )
     from agent.cli.changing import applied
 
     reports = applied(chosen, holding)
