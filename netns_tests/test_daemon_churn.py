@@ -24,6 +24,15 @@ def has_rules(namespace: Namespace) -> bool:
 
 
 @pytest.mark.timeout(240)
+def at_rest(daemon: Daemon) -> int:
+    """How many descriptors it has when it does nothing: what a pass opens and closes again comes on top."""
+    counts = []
+    for _ in range(20):
+        counts.append(len(daemon.descriptors()))
+        time.sleep(0.05)
+    return min(counts)
+
+
 def test_nothing_grows_over_many_namespaces(tmp_path: Path) -> None:
     with ExitStack() as stack:
         pods = [stack.enter_context(Namespace.create("pod")) for _ in range(10)]
@@ -39,14 +48,16 @@ def test_nothing_grows_over_many_namespaces(tmp_path: Path) -> None:
         for _ in range(8):  # warm-up: pools, caches and arenas find their size
             cycle()
         daemon.eventually(lambda: len(daemon.descriptors()) < 100, "what was open is closed")
-        descriptors, memory = len(daemon.descriptors()), daemon.memory()
+        descriptors, memory = at_rest(daemon), daemon.memory()
         for _ in range(22):
             cycle()
-        daemon.eventually(lambda: len(daemon.descriptors()) == descriptors, "as many descriptors as before")
+        daemon.eventually(lambda: len(daemon.descriptors()) <= descriptors, "as many descriptors as before")
         # 220 namespaces: one that stays open, with what libnftables keeps for it, is about 0.8 MB.
         assert daemon.memory() - memory < 12 << 20
-        assert not [each for each in daemon.descriptors() if "deleted" in each]
-        assert not list((daemon.directory / "locks").iterdir())
+        daemon.eventually(
+            lambda: not [each for each in daemon.descriptors() if "deleted" in each], "nothing deleted is open"
+        )
+        daemon.eventually(lambda: not list((daemon.directory / "locks").iterdir()), "no lock is left behind")
 
 
 def test_a_name_that_changes_its_namespace_quickly(tmp_path: Path, pod: Namespace) -> None:
