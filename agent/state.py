@@ -84,8 +84,8 @@ class Records:
         return sorted((self.directory / "namespaces").glob("*.json"))
 
     def _is_there(self, record: Record) -> bool:
-        identity = identify(Netns(record.netns).path)
-        return identity is not None and self._path(identity).exists()
+        identity = identify(Netns(record.netns).file)
+        return identity is not None and os.path.exists(self._path(identity))
 
     def read(self, identity: Identity, cookie: int) -> Record | None:
         """Return what is known of a namespace; None where nothing is, or it was of another with the same inode."""
@@ -106,14 +106,14 @@ class Records:
     def forget(self, identity: Identity) -> None:
         """Drop what is known of a namespace."""
         with contextlib.suppress(OSError):
-            self._path(identity).unlink()
+            os.unlink(self._path(identity))
 
     @contextmanager
     def held(self, identity: Identity) -> Iterator[None]:
         """Hold a namespace against every other Weir. Raises `Busy` at once when one holds it."""
-        path = self.directory / "locks" / f"{identity.device}-{identity.inode}"
+        path = f"{self.directory}/locks/{identity.device}-{identity.inode}"
         with _explained(path):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder_of(path)
             descriptor = _locked(path)
         if descriptor is None:
             raise Busy(
@@ -124,29 +124,37 @@ class Records:
             yield
         finally:
             # While it is held: namespaces come and go for months, and their locks with them.
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
             os.close(descriptor)
 
-    def _path(self, identity: Identity) -> Path:
-        return self.directory / "namespaces" / f"{identity.device}-{identity.inode}.json"
+    def _path(self, identity: Identity) -> str:
+        return f"{self.directory}/namespaces/{identity.device}-{identity.inode}.json"
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path | str, text: str) -> None:
     """Write a file so that a reader sees all of it or what was there before. Raises `PermissionMissing`."""
     with _explained(path):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}-{threading.get_native_id()}.tmp")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        _make_folder_of(path)
+        draft = f"{os.path.splitext(path)[0]}.{os.getpid()}-{threading.get_native_id()}.tmp"
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(draft, path)
 
 
-def _locked(path: Path) -> int | None:
+def _make_folder_of(path: Path | str) -> None:
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+
+
+def _locked(path: str) -> int | None:
     """Return a descriptor of a file that nobody else has locked, made where it isn't there; None where somebody has."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(descriptor), path.stat()):
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         except FileNotFoundError:
             pass
@@ -157,15 +165,16 @@ def _locked(path: Path) -> int | None:
         os.close(descriptor)
 
 
-def _read(path: Path) -> Record | None:
+def _read(path: Path | str) -> Record | None:
     try:
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+        with open(path, encoding="utf-8") as file:
+            return Record(**json.load(file))
     except (OSError, ValueError, TypeError):
         return None
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _explained(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:

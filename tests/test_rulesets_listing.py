@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from rulesets import nft, pod, transaction
+from rulesets import nft, pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Ruleset
 from rulesets.nft import ListingError
 from rulesets.vocabulary import Foreign
+from tests import transaction
 from tests.tampering import RULESET, TABLE, TAMPERED, Objects, add, listing
 
 

@@ -1,52 +1,69 @@
 """`Handle`: the one small edge to a namespace's kernel. What stands above it doesn't know how rules get there.
 
-A handle keeps its sockets open, because closing one after a change costs a grace period of the kernel, and because an
-open one answers without entering the namespace. An open one also pins the namespace: close it when the namespace goes.
+A handle writes with a netlink socket of its own, which it keeps: closing one after a change costs a grace period of the
+kernel, and one that is open answers without the namespace being entered. It also pins the namespace: close the handle
+when the namespace goes. It reads with libnftables, which knows nothing of how rules were written: an independent
+witness.
 """
 
+import dataclasses
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
-from agent.errors import KernelError
+from agent.errors import AnswerLost, GenerationMoved, KernelError, TableHeld
+from agent.kernel import batches, portid, tablequery
 from agent.kernel.netns import Netns, OpenNetns
 from agent.kernel.nftables import Tables
-from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink, attributes
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
+from agent.kernel.subscription import subscribed
 from rulesets.diff import Plan
-from rulesets.model import Ruleset
+from rulesets.model import Counter, Ruleset
+from rulesets.netlink import encode
 
-_NFT_MSG_GETGEN = (10 << 8) | 16  # include/uapi/linux/netfilter/nf_tables.h; subsystem NFNL_SUBSYS_NFTABLES
-_NFTA_GEN_ID = 1
-_NFGENMSG = bytes(4)  # struct nfgenmsg: any family, version 0, resource 0
-_NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h
-# Multicast groups of include/uapi/linux/rtnetlink.h: what can take our routes and rules away, or the family itself.
-_RTNLGRP = {"link": 1, "ipv4_route": 7, "ipv4_rule": 8, "ipv6_route": 11, "ipv6_rule": 19}
-_SOL_NETLINK = 270
-_NETLINK_ADD_MEMBERSHIP = 1
+# A table that nobody else can change while this process lives, and that outlives it: Linux 6.9.
+OWNED = ("owner", "persist")
+
+_ORPHAN = ("persist",)
+_OWNER_ONLY = ("owner",)
+_HELD = "stop that process (another Weir, or `nft` with an open owner table), then try again"
+_LAST_GENERATION = 2**32 - 1
+_ATTEMPTS = 5  # to write while others change tables of theirs
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a table was when the namespace's rules were at a generation."""
+
+    generation: int
+    ruleset: Ruleset | None
 
 
 class Handle:
     """One open namespace. Any thread may use it, one at a time: it locks."""
 
-    def __init__(self, netns: Netns, *, flags: tuple[str, ...] = ()) -> None:
-        """Open a namespace and what is needed to speak to its kernel. Raises what `OpenNetns` and `Tables` raise.
+    __slots__ = ("_flags", "_kept", "_known", "_lock", "_netlink", "_subscriptions", "cookie", "netns")
 
-        `flags` are those of the tables that it writes: with ``owner`` they go when it is closed, or its process dies.
+    def __init__(self, netns: Netns, *, flags: tuple[str, ...] | None = None) -> None:
+        """Open a namespace and what is needed to speak to its kernel. Raises what `OpenNetns` and `RawNetlink` raise.
+
+        `flags` are those of the tables that it writes (`OWNED`; with ``owner`` alone they go when it is closed, or its
+        process dies). None is no ownership: new tables have no flags, and one that outlived its owner stays so.
         """
         self.netns = OpenNetns(netns)
         self._flags = flags
         self._lock = threading.RLock()
-        self._tables: Tables | None = None
-        self._generation: RawNetlink | None = None
+        self._netlink: RawNetlink | None = None
+        self._kept: Tables | None = None
+        self._known: dict[str, _Known] = {}
         self._subscriptions: tuple[socket.socket, ...] = ()
         try:
             with self.netns.entered():
-                self._tables = Tables()
-                self._generation = RawNetlink(
-                    NETLINK_NETFILTER, feature="nf_tables over netlink", option="CONFIG_NF_TABLES"
-                )
-                self.cookie = self.netns.cookie()
+                self._netlink = _opened()
+            self.cookie = self._netlink.cookie
         except BaseException:
             self.close()
             raise
@@ -60,39 +77,162 @@ class Handle:
                 yield
 
     def read(self, table: str) -> Ruleset | None:
-        """Return our table as the kernel lists it, or None when it isn't there."""
+        """Return our table as libnftables lists it, or None when it isn't there."""
         with self._lock:
-            return self._open_tables(f"nft list table inet {table}").read(table)
+            netlink = self._open(f"nft list table inet {table}")
+            generation = tablequery.generation(netlink)
+            state = tablequery.table_state(netlink, table)
+            found = None
+            if state is not None:
+                tables = self._witness()
+                try:
+                    found = tables.read(table)
+                finally:
+                    if tables is not self._kept:
+                        tables.close()
+            # A table that goes with its owner does so without a new generation.
+            if state is not None and "owner" in state.flags and "persist" not in state.flags:
+                self._known.pop(table, None)
+            else:
+                self._known[table] = _Known(generation, _one_of(found))
+            return found
+
+    def _witness(self) -> Tables:
+        """Return libnftables in this namespace: for a moment in a pod's, where it would be most of the memory.
+
+        Closing it waits for the kernel while somebody changes rules, as on a node somebody always does: kept there.
+        """
+        if self._kept is not None:
+            return self._kept
+        with self.netns.entered():
+            tables = Tables()
+        if self.netns.netns.is_host:
+            self._kept = tables
+        return tables
+
+    def look(self, table: str) -> Ruleset | None:
+        """Return our table as it was last read or written, if no rule of the namespace has changed since; else read it.
+
+        What its counters have counted is not looked at: `counters` tells. 0.01 ms where nothing has changed.
+        """
+        with self._lock:
+            known = self._known.get(table)
+            if known is not None and known.generation == self.generation():
+                return known.ruleset
+            return self.read(table)
+
+    def counters(self, table: str) -> tuple[Counter, ...]:
+        """Return the counters of our table as they are now; none when it isn't there."""
+        with self._lock:
+            return tablequery.counters(self._open(f"nft list counters table inet {table}"), table)
 
     def apply(self, plan: Plan) -> None:
-        """Carry out a plan in one transaction, after checking that the namespace is still the one that was opened."""
+        """Carry out a plan in one transaction, after checking that the namespace is still the one that was opened.
+
+        Raises `GenerationMoved` when our table is no longer the one that was looked at, `TableHeld` when another
+        process owns it, naming that, and `KernelError` naming the rule otherwise; either way nothing has changed.
+        """
         with self._lock:
             self.netns.check()
-            self._open_tables("nft -f -").apply(plan, flags=self._flags)
+            if plan:
+                self._write(plan)
+
+    def hold(self, ruleset: Ruleset) -> None:
+        """Have a table that is as wanted owned, where this handle's flags ask for it and it isn't so yet.
+
+        Rules and counters go on. Raises as `apply` does.
+        """
+        with self._lock:
+            if self._flags != OWNED:
+                return
+            self.netns.check()
+            netlink = self._open(f"nft list table inet {ruleset.table}")
+            state = tablequery.table_state(netlink, ruleset.table)
+            if state is None or state.owner == netlink.port:
+                return
+            if state.owner:
+                # Where it is owned as this handle would own it, there is nothing to send that the kernel would refuse.
+                held = TableHeld(statement=f"nft add table inet {ruleset.table}", said="EPERM", hint=_HELD)
+                raise self._named(held, ruleset.table, state)
+            self._write(Plan(actual=ruleset, desired=ruleset))
 
     def disown(self, table: str) -> None:
         """Turn a table that would go with this handle into one that stays, in one transaction."""
         with self._lock:
             self.netns.check()
-            self._open_tables("nft -f -").disown(table)
             self._flags = ()
-
-    def _open_tables(self, statement: str) -> Tables:
-        if self._tables is None:
-            raise KernelError(statement=statement, said="the handle is closed")
-        return self._tables
+            found = self.read(table)
+            if found is not None:
+                self._write(Plan(actual=found, desired=found))
 
     def generation(self) -> int:
         """Return the number of the namespace's ruleset: it changes with every change, of any table."""
         with self._lock:
-            if self._generation is None:
-                raise KernelError(statement="nft generation", said="the handle is closed")
-            answer = self._generation.ask(_NFT_MSG_GETGEN, _NFGENMSG, statement="nft generation")
-        for body in answer.expect("nft generation"):
-            found = attributes(body, len(_NFGENMSG)).get(_NFTA_GEN_ID)
-            if found is not None:
-                return int.from_bytes(found, "big")
-        raise KernelError(statement="nft generation", said="no generation in the answer")
+            return tablequery.generation(self._open("nft generation"))
+
+    def _open(self, statement: str) -> RawNetlink:
+        if self._netlink is None:
+            raise KernelError(statement=statement, said="the handle is closed")
+        return self._netlink
+
+    def _write(self, plan: Plan) -> None:
+        """Carry out a plan on a table that is just what was looked at, if it was: whoever changes others is no matter.
+
+        On the node somebody always changes rules, so there the generation says nothing.
+        """
+        if self.netns.netns.is_host:
+            return self._send(plan, None)
+        for _ in range(_ATTEMPTS):
+            known = self._known.get(plan.table)
+            looked_at = known is not None and _alike(known.ruleset, plan.actual)
+            try:
+                return self._send(plan, known.generation if known is not None and looked_at else None)
+            except GenerationMoved:
+                if not _alike(self.look(plan.table), plan.actual):
+                    raise
+        return self._send(plan, None)
+
+    def _send(self, plan: Plan, generation: int | None) -> None:
+        netlink = self._open(f"nft -f - (table inet {plan.table})")
+        known_absent = plan.actual is None and generation is not None
+        state = None if known_absent else tablequery.table_state(netlink, plan.table)
+        found = state.flags if state else ()
+        wanted = self._flags if self._flags is not None else _ORPHAN if found == _ORPHAN else ()
+        if plan.actual is not None and found != wanted and (found, wanted) != (_ORPHAN, OWNED):
+            if state is None:
+                raise GenerationMoved(statement=f"nft list table inet {plan.table}", said="it has gone since")
+            # It is made anew, and what it has counted until now goes on.
+            counted = {each.name: each for each in tablequery.counters(netlink, plan.table)}
+            counters = tuple(counted.get(each.name, each) for each in plan.actual.counters)
+            actual = dataclasses.replace(plan.actual, counters=counters)
+            plan = Plan(actual=actual, desired=plan.desired)
+        batch = encode(plan, flags=wanted, found=found, end_acknowledged=_ends_acknowledged())
+        if not batch:
+            return
+        self._known.pop(plan.table, None)
+        try:
+            batches.send(netlink, batch, generation=generation)
+        except AnswerLost:
+            if self.read(plan.table) != plan.desired:
+                raise
+            return
+        except TableHeld as held:
+            raise self._named(held, plan.table, state) from None
+        if generation is not None and wanted != _OWNER_ONLY:
+            self._known[plan.table] = _Known(_after(generation), plan.desired)
+
+    def _named(self, held: TableHeld, table: str, state: tablequery.TableState | None) -> TableHeld:
+        """Return the error with whose the table is."""
+        if state is None or not state.owner:
+            return held
+        with self.netns.entered():
+            holders = portid.processes_of(state.owner)
+        whose = " and ".join(map(str, holders)) or "a process that can't be looked at"
+        return TableHeld(
+            statement=held.statement,
+            said=f"{held.said.partition(':')[0]}: table inet {table} is owned by {whose}, netlink port {state.owner}",
+            hint=held.hint,
+        )
 
     def subscribe(self) -> tuple[socket.socket, ...]:
         """Return sockets that become readable when rules, routes or interfaces of the namespace change.
@@ -100,42 +240,52 @@ class Handle:
         What can be read from them says only that something changed; on ENOBUFS assume so too. Closed with the handle.
         """
         with self._lock:
-            self._open_tables("nft monitor")
+            self._open("nft monitor")
             if not self._subscriptions:
                 with self.netns.entered():
-                    tables = _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
-                    try:
-                        routes = _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
-                    except BaseException:
-                        tables.close()
-                        raise
-                self._subscriptions = (tables, routes)
+                    self._subscriptions = subscribed()
             return self._subscriptions
 
     def close(self) -> None:
-        """Let go of the namespace. Twice is once."""
+        """Let go of the namespace: 6 to 25 ms after a change, so not where something waits. Twice is once."""
         with self._lock:
             for each in self._subscriptions:
                 each.close()
             self._subscriptions = ()
-            if self._generation is not None:
-                self._generation.close()
-                self._generation = None
-            if self._tables is not None:
-                self._tables.close()
-                self._tables = None
+            for held in (self._netlink, self._kept):
+                if held is not None:
+                    held.close()
+            self._netlink = self._kept = None
             self.netns.close()
 
 
-def _listening(protocol: int, groups: tuple[int, ...]) -> socket.socket:
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    opened = socket.socket(socket.AF_NETLINK, kind, protocol)
-    try:
-        # An unbound netlink socket gets no multicast at all, and no error either.
-        opened.bind((0, 0))
-        for group in groups:
-            opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-    except OSError as error:
-        opened.close()
-        raise KernelError(statement=f"join netlink groups {groups}", said=str(error)) from None
-    return opened
+def _after(generation: int) -> int:
+    """Return the generation that a commit leads to: zero is left out (nf_tables_api.c, nf_tables_commit)."""
+    return generation + 1 if generation != _LAST_GENERATION else 1
+
+
+def _alike(one: Ruleset | None, other: Ruleset | None) -> bool:
+    """Tell whether two readings are of the same: what is foreign equals nothing, not even itself read again."""
+    return one == other or (one is not None and other is not None and _listed(one) == _listed(other))
+
+
+def _listed(ruleset: Ruleset) -> str:
+    counters = tuple(Counter(name=each.name) for each in ruleset.counters)
+    return repr(dataclasses.replace(ruleset, counters=counters))
+
+
+@lru_cache(maxsize=128)
+def _one_of(ruleset: Ruleset | None) -> Ruleset | None:
+    """Return the first that was seen of equal rulesets: like namespaces keep one in memory, not one each."""
+    return ruleset
+
+
+@cache
+def _ends_acknowledged() -> bool:
+    """Tell whether this kernel acknowledges the end of a batch; asked once."""
+    with _opened() as netlink:
+        return batches.acknowledges_end(netlink)
+
+
+def _opened() -> RawNetlink:
+    return RawNetlink(NETLINK_NETFILTER, feature="nf_tables over netlink", option="CONFIG_NF_TABLES")

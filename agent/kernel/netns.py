@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from agent.errors import KernelError, NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
@@ -64,22 +65,27 @@ class Netns:
     @property
     def path(self) -> Path:
         """The nsfs file."""
+        return Path(self.file)
+
+    @property
+    def file(self) -> str:
+        """The nsfs file's path as text: a `Path` costs five times as much, and this is asked once a second."""
         if self.is_host:
-            return node_namespace()
+            return str(node_namespace())
         if self.text.startswith("/"):
-            return Path(self.text)
+            return self.text
         if self.text.startswith("pid:"):
-            return Path("/proc", self.text.removeprefix("pid:"), "ns/net")
-        return NETNS_DIRECTORY / self.text
+            return f"/proc/{self.text.removeprefix('pid:')}/ns/net"
+        return f"{NETNS_DIRECTORY}/{self.text}"
 
     def __str__(self) -> str:
         return self.text
 
 
-def identify(path: Path) -> Identity | None:
+def identify(path: Path | str) -> Identity | None:
     """Return the identity of what a path holds now, or None where it holds nothing."""
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return Identity(found.st_dev, found.st_ino)
@@ -97,8 +103,9 @@ def node_namespace() -> Path:
     return Path(f"/proc/self/task/{os.getpid()}/ns/net")
 
 
+@cache
 def node_identity() -> Identity:
-    """Return the identity of the node's own namespace."""
+    """Return the identity of the node's own namespace, which stays the same."""
     found = identify(node_namespace())
     if found is None:
         raise PermissionMissing(
@@ -112,6 +119,8 @@ def node_identity() -> Identity:
 class OpenNetns:
     """An open namespace: its descriptor keeps it alive, so it is closed as soon as the namespace is to go."""
 
+    __slots__ = ("_descriptor", "identity", "netns")
+
     def __init__(self, netns: Netns) -> None:
         """Open and check a namespace.
 
@@ -119,7 +128,7 @@ class OpenNetns:
         """
         self.netns = netns
         try:
-            self._descriptor = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+            self._descriptor = os.open(netns.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
         except OSError as error:
             raise _open_error(netns, error) from None
         try:
@@ -146,13 +155,16 @@ class OpenNetns:
 
     def check(self) -> None:
         """Raise `NamespaceMissing` when the path no longer leads to this namespace."""
-        if self._descriptor < 0 or identify(self.netns.path) != self.identity:
+        if self._descriptor < 0 or identify(self.netns.file) != self.identity:
             raise NamespaceMissing(f"netns = {self.netns.text!r}: {self.netns.path} no longer leads to {self.identity}")
 
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Be in this namespace, with the calling thread only, until the block ends."""
-        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise _open_error(self.netns, error) from None
         try:
             set_thread_namespace(self._descriptor)
             try:
@@ -162,13 +174,6 @@ class OpenNetns:
         finally:
             os.close(home)
 
-    def cookie(self) -> int:
-        """Return the kernel's number for this namespace, unique until the next boot; 0 before Linux 5.14.
-
-        To be called inside.
-        """
-        return thread_cookie()
-
     def close(self) -> None:
         """Let go of the namespace."""
         if self._descriptor >= 0:
@@ -177,7 +182,7 @@ class OpenNetns:
 
 
 def thread_cookie() -> int:
-    """Return the kernel's number for the calling thread's namespace, as `OpenNetns.cookie`."""
+    """Return the kernel's number for the calling thread's namespace, as `RawNetlink.cookie`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -264,7 +269,7 @@ def everywhere() -> dict[Identity, Netns]:
     node = node_identity()
     processes = (Netns(f"pid:{name}") for name in os.listdir("/proc") if name.isdigit())
     for netns in (*named(), *mounted(), *processes):
-        identity = identify(netns.path)
+        identity = identify(netns.file)
         if identity is not None and identity != node:
             found.setdefault(identity, netns)
     return found

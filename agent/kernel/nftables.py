@@ -1,4 +1,4 @@
-"""nftables through libnftables, in the process: no program is started.
+"""nftables through libnftables, in the process: listings as nft sees them, and rules as text.
 
 One `Tables` for each namespace, made inside it: a context writes into the namespace in which it was made, whoever uses
 it. libnftables ends the process when a context is used by two threads at once, so each has a lock. Different contexts
@@ -11,13 +11,14 @@ import json
 import os
 import re
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from agent.errors import KernelError, LibraryMissing, PermissionMissing, TableHeld
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
-from agent.kernel.tablequery import chain_names, table_flags
-from rulesets import nft, transaction
-from rulesets.diff import Plan
+from agent.kernel.tablequery import chain_names, socket_cgroups, table_state
+from rulesets import nft
 from rulesets.model import Ruleset
 
 _LIBRARY = "libnftables.so.1"
@@ -25,6 +26,7 @@ _CAP_NET_ADMIN = 1 << 12  # include/uapi/linux/capability.h
 _ATTEMPTS = 5  # to list the parts of a table that somebody else changes meanwhile
 _library_in_use = threading.Lock()
 _DENIED = "Operation not permitted"
+_CGROUP_KEY = '"cgroupv2"'
 _ABSENT = "No such file or directory"
 # libnftables: "FILE:LINE:COL-COL: Error: TEXT", then the line, then a line of ^ under what it means.
 _ERROR = re.compile(r"^[^:\n]*:\d+:\d+-\d+: Error: (?P<said>[^\n]*)\n(?P<statement>[^\n]*)", re.MULTILINE)
@@ -57,15 +59,21 @@ class Tables:
         """
         for left in reversed(range(_ATTEMPTS)):
             with self._lock:
-                flags = table_flags(self._netlink, table)
-                chains = chain_names(self._netlink, table) if flags else ()
-            if flags is None:
+                state = table_state(self._netlink, table)
+                in_parts = state is not None and len(state.flags) == 1
+                chains = chain_names(self._netlink, table) if in_parts else ()
+            if state is None:
                 return None
             try:
-                if not flags:
-                    return nft.parse(self._list(f"list table inet {table}"), table)
-                parts = [self._list(command) for command in _in_parts(table, chains)]
-                return nft.parse(_whole(table, flags, parts), table)
+                if not in_parts:
+                    listing = self._list(f"list table inet {table}")
+                else:
+                    parts = [self._list(command) for command in _in_parts(table, chains)]
+                    listing = _whole(table, state.flags, parts)
+                if _CGROUP_KEY in listing:
+                    with self._lock:
+                        listing = _with_cgroups(listing, socket_cgroups(self._netlink, table))
+                return nft.parse(listing, table)
             except nft.ListingError as error:
                 raise KernelError(statement=f"nft -j list table inet {table}", said=str(error)) from None
             except KernelError as error:
@@ -81,24 +89,12 @@ class Tables:
             raise _error(command, said or "")
         return output or ""
 
-    def apply(self, plan: Plan, *, flags: tuple[str, ...] = ()) -> None:
-        """Carry out a plan in one transaction; nothing where it is empty.
-
-        `flags` are those of the table (``owner``: it goes when this object does). Raises `TableHeld` when another
-        process owns the table, `KernelError` naming the statement otherwise; either way nothing has changed.
-        """
-        text = transaction.render(plan, flags=flags)
-        if text:
-            self.load(text)
-
-    def disown(self, table: str) -> None:
-        """Make a table of this context's own anew without an owner. Raises as `apply` does."""
-        actual = self.read(table)
-        if actual is not None:
-            self.load(transaction.replace(actual, actual))
-
     def load(self, text: str) -> None:
-        """Carry out nft text in one transaction. Raises as `apply` does."""
+        """Carry out nft text in one transaction.
+
+        Raises `TableHeld` when another process owns a table in it, `KernelError` naming the statement otherwise; either
+        way nothing has changed.
+        """
         # With an error in a buffer libnftables 1.0.6 shows its first line, with one in a file the line that is meant.
         file = os.memfd_create("weir.nft", os.MFD_CLOEXEC)
         try:
@@ -144,6 +140,32 @@ def _whole(table: str, flags: tuple[str, ...], parts: list[str]) -> str:
     for part in parts:
         objects += [each for each in json.loads(part)["nftables"] if "metainfo" not in each]
     return json.dumps({"nftables": objects})
+
+
+def _with_cgroups(listing: str, asked: Mapping[int, tuple[tuple[int, int] | None, ...]]) -> str:
+    """Put level and number of cgroups into a listing, which it doesn't tell (`asked`: of each rule, by its handle).
+
+    nft leaves the level out, and shows the number as the path of any file under /sys/fs/cgroup that has it, be it of
+    another hierarchy. Rules never change and no handle comes twice, so both are of the same rule. What is left as it
+    was is foreign.
+    """
+    document = json.loads(listing)
+    for each in document["nftables"]:
+        rule = each.get("rule", {})
+        matches = [part["match"] for part in rule.get("expr", ()) if _asks_for_cgroup(part)]
+        told = asked.get(rule.get("handle"), ())
+        for match, pair in zip(matches, told, strict=False):
+            if len(matches) == len(told) and pair is not None and match["op"] == "==":
+                match["left"]["socket"]["level"], match["right"] = pair
+    return json.dumps(document)
+
+
+def _asks_for_cgroup(part: Mapping[str, Any]) -> bool:
+    match part:
+        case {"match": {"left": {"socket": {"key": "cgroupv2"}}}}:
+            return True
+        case _:
+            return False
 
 
 def _error(text: str, said: str) -> KernelError:

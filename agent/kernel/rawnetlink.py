@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
-from types import TracebackType
-from typing import Self
 
 from agent.errors import AnswerLost, FeatureMissing, KernelError, PermissionMissing
+from agent.kernel.closing import Closing
 
 NETLINK_SOCK_DIAG = 4
 NETLINK_NETFILTER = 12
@@ -35,24 +34,22 @@ NLM_F_CREATE = 0x400
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLMSGERR_ATTR_MSG = 1
 _TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are the two top bits of an attribute's type
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
-_SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h; beyond net.core.wmem_max, for which CAP_NET_ADMIN is needed
+# include/uapi/asm-generic/socket.h; the first goes beyond net.core.wmem_max, for which CAP_NET_ADMIN is needed.
+_SO_SNDBUFFORCE, _SO_NETNS_COOKIE = 32, 71
 _BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
 _PATIENCE = struct.pack("@ll", 5, 0)  # seconds; the kernel answers within the call to send, so this only ends a bug
 _ATTEMPTS = 8
 
 
 class _Thread(threading.local):
-    """A buffer for each thread: one for each socket would be 13 MB for a hundred namespaces."""
-
     def __init__(self) -> None:
-        self.buffer = bytearray(_BUFFER)
+        self.buffer = bytearray(_BUFFER)  # one for each socket would be 13 MB for a hundred namespaces
 
 
 _thread = _Thread()
@@ -84,12 +81,14 @@ class Answer:
         return self.messages
 
 
-class RawNetlink:
+class RawNetlink(Closing):
     """A netlink socket in the network namespace of the thread that makes it; used by one thread at a time.
 
     It pins its namespace until `close`. ``feature`` and ``option`` (a kernel CONFIG_ name) say what is missing when the
     kernel doesn't know the protocol: `FeatureMissing`.
     """
+
+    __slots__ = ("_room", "_sequence", "_socket", "_unread")
 
     def __init__(self, protocol: int, *, feature: str, option: str) -> None:
         statement = f"socket(AF_NETLINK, SOCK_RAW, {protocol})"
@@ -106,17 +105,22 @@ class RawNetlink:
         self._unread = False  # whether an answer to what was sent may still be there
         self._sequence = count(1)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Close the socket; twice is once."""
         self._socket.close()
+
+    @property
+    def cookie(self) -> int:
+        """The kernel's number for the socket's namespace, unique until the next boot; 0 before Linux 5.14."""
+        try:
+            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
+        except OSError:
+            return 0
+
+    @property
+    def port(self) -> int:
+        """The port id by which the kernel knows this socket (netlink(7), nl_pid); 0 before anything was sent."""
+        return int(self._socket.getsockname()[0])
 
     def ask(self, kind: int, body: bytes, *, statement: str, flags: int = 0) -> Answer:
         """Send one request and wait for its acknowledgement.

@@ -9,15 +9,15 @@ program is started.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 
 from agent.errors import FeatureMissing
+from agent.kernel.closing import Closing
 from agent.kernel.rawnetlink import NETLINK_SOCK_DIAG, Answer, RawNetlink, attributes
 from rulesets.vocabulary import Address
 
@@ -104,7 +104,7 @@ class Listener:
         return self.address == address
 
 
-class SocketDiag:
+class SocketDiag(Closing):
     """A sock_diag socket in the network namespace of the thread that makes it; used by one thread at a time.
 
     It pins the namespace until `close`. `FeatureMissing` when the kernel has no inet_diag, `KernelError` for any other
@@ -113,14 +113,6 @@ class SocketDiag:
 
     def __init__(self) -> None:
         self._netlink = RawNetlink(NETLINK_SOCK_DIAG, feature="listing of sockets", option="CONFIG_INET_DIAG")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the socket; twice is once."""
@@ -138,10 +130,10 @@ class SocketDiag:
             found[one.cookie] = one
         return tuple(found.values())
 
-    def listening_ports(self) -> frozenset[Listener]:
+    def listening_ports(self, protocols: Iterable[str] = ("tcp", "udp")) -> frozenset[Listener]:
         """Who takes connections (TCP in LISTEN) and who takes datagrams from anyone (UDP bound and not connected)."""
-        tcp = self._tcp({TcpState.LISTEN})
-        udp = self._udp({TcpState.CLOSE})  # the state of an unconnected UDP socket
+        tcp = self._tcp({TcpState.LISTEN}) if "tcp" in protocols else ()
+        udp = self._udp({TcpState.CLOSE}) if "udp" in protocols else ()  # the state of an unconnected UDP socket
         return frozenset((*(_listener("tcp", body) for body in tcp), *(_listener("udp", body) for body in udp)))
 
     def destroy(self, tcp_socket: TcpSocket) -> bool:

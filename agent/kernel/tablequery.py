@@ -1,41 +1,141 @@
-"""Two questions about tables that libnftables answers badly, asked of the kernel directly.
+"""Questions about our tables that go to the kernel directly: libnftables answers them badly, or twenty times slower.
 
 Sources: include/uapi/linux/netfilter/nf_tables.h, net/netfilter/nf_tables_api.c.
 """
 
 import errno
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from agent.errors import KernelError
 from agent.kernel.rawnetlink import RawNetlink, attribute, attributes
+from rulesets.model import Counter
+from rulesets.netlink import constants as c
 
-_SUBSYS_NFTABLES = 10 << 8
-_GETTABLE, _GETCHAIN = _SUBSYS_NFTABLES | 1, _SUBSYS_NFTABLES | 4
-_INET = bytes((1, 0, 0, 0))  # struct nfgenmsg: NFPROTO_INET, version 0, resource 0
-_TABLE_NAME, _TABLE_FLAGS = 1, 2
-_CHAIN_TABLE, _CHAIN_NAME = 1, 3
-_FLAG_NAMES = {0x1: "dormant", 0x2: "owner", 0x4: "persist"}
+_INET = bytes((c.NFPROTO_INET, 0, 0, 0))  # struct nfgenmsg: family, version 0, resource 0
+_ANY = bytes(4)
+_FLAG_NAMES = {0x1: "dormant", c.NFT_TABLE_F_OWNER: "owner", c.NFT_TABLE_F_PERSIST: "persist"}
 
 
-def table_flags(netlink: RawNetlink, table: str) -> tuple[str, ...] | None:
-    """Return the names of a table's flags, or None when there is no such ``inet`` table. 0.02 ms."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableState:
+    """What the kernel says of a table itself: its flags by name, and the port id of the socket that owns it, or 0."""
+
+    flags: tuple[str, ...]
+    owner: int
+
+
+def generation(netlink: RawNetlink) -> int:
+    """Return the number of the namespace's ruleset: it changes with every change, of any table. 0.01 ms."""
+    statement = "nft generation"
+    for body in netlink.ask(_kind(c.NFT_MSG_GETGEN), _ANY, statement=statement).expect(statement):
+        found = attributes(body, len(_ANY)).get(c.NFTA_GEN_ID)
+        if found is not None:
+            return int.from_bytes(found, "big")
+    raise KernelError(statement=statement, said="no generation in the answer")
+
+
+def table_state(netlink: RawNetlink, table: str) -> TableState | None:
+    """Return a table's flags and owner, or None when there is no such ``inet`` table. 0.01 ms."""
     statement = f"nft list table inet {table}"
-    answer = netlink.ask(_GETTABLE, _INET + attribute(_TABLE_NAME, _text(table)), statement=statement)
+    request = _INET + attribute(c.NFTA_TABLE_NAME, _text(table))
+    answer = netlink.ask(_kind(c.NFT_MSG_GETTABLE), request, statement=statement)
     if answer.errno == errno.ENOENT:
         return None
     (body,) = answer.expect(statement)
-    flags = int.from_bytes(attributes(body, len(_INET)).get(_TABLE_FLAGS, b""), "big")
+    told = attributes(body, len(_INET))
+    flags = int.from_bytes(told.get(c.NFTA_TABLE_FLAGS, b""), "big")
     bits = (1 << number for number in range(32))
-    return tuple(_FLAG_NAMES.get(bit, hex(bit)) for bit in bits if flags & bit)
+    return TableState(
+        flags=tuple(_FLAG_NAMES.get(bit, hex(bit)) for bit in bits if flags & bit),
+        owner=int.from_bytes(told.get(c.NFTA_TABLE_OWNER, b""), "big"),
+    )
 
 
 def chain_names(netlink: RawNetlink, table: str) -> tuple[str, ...]:
     """Return the names of an ``inet`` table's chains, in the kernel's order."""
     statement = "nft list chains inet"
     found = (
-        attributes(body, len(_INET)) for body in netlink.dump(_GETCHAIN, _INET, statement=statement).expect(statement)
+        attributes(body, len(_INET))
+        for body in netlink.dump(_kind(c.NFT_MSG_GETCHAIN), _INET, statement=statement).expect(statement)
     )
     return tuple(
-        each[_CHAIN_NAME].rstrip(b"\0").decode() for each in found if each.get(_CHAIN_TABLE, b"") == _text(table)
+        each[c.NFTA_CHAIN_NAME].rstrip(b"\0").decode() for each in found if each.get(c.NFTA_CHAIN_TABLE) == _text(table)
     )
+
+
+def counters(netlink: RawNetlink, table: str) -> tuple[Counter, ...]:
+    """Return the named counters of an ``inet`` table as they are now, in the kernel's order; none when it isn't there.
+
+    A dump that the kernel filters by table and kind: 0.05 ms.
+    """
+    statement = f"nft list counters table inet {table}"
+    kind = c.NFT_OBJECT_COUNTER.to_bytes(4, "big")
+    request = _INET + attribute(c.NFTA_OBJ_TABLE, _text(table)) + attribute(c.NFTA_OBJ_TYPE, kind)
+    answer = netlink.dump(_kind(c.NFT_MSG_GETOBJ), request, statement=statement)
+    told = (attributes(body, len(_INET)) for body in answer.expect(statement))
+    return tuple(_counter(each) for each in told if each.get(c.NFTA_OBJ_TABLE) == _text(table))
+
+
+def socket_cgroups(netlink: RawNetlink, table: str) -> dict[int, tuple[tuple[int, int] | None, ...]]:
+    """Return what the rules of an ``inet`` table ask of the cgroups of sockets, by handle: level and number of each.
+
+    None stands for one that asks anything but whether it is just that one. Rules that ask nothing of the kind are left
+    out. A dump that the kernel filters by table: 0.1 ms.
+    """
+    statement = f"nft list table inet {table}"
+    request = _INET + attribute(c.NFTA_RULE_TABLE, _text(table))
+    found = {}
+    for body in netlink.dump(_kind(c.NFT_MSG_GETRULE), request, statement=statement).expect(statement):
+        told = attributes(body, len(_INET))
+        asked = tuple(_asked_cgroups(told.get(c.NFTA_RULE_EXPRESSIONS, b"")))
+        if told.get(c.NFTA_RULE_TABLE) == _text(table) and asked:
+            found[int.from_bytes(told[c.NFTA_RULE_HANDLE], "big")] = asked
+    return found
+
+
+def _asked_cgroups(expressions: bytes) -> Iterator[tuple[int, int] | None]:
+    listed = [attributes(each) for each in _elements(expressions)]
+    for told, after in zip(listed, [*listed[1:], {}], strict=True):
+        if told.get(c.NFTA_EXPR_NAME) != b"socket\0":
+            continue
+        socket = {kind: int.from_bytes(value, "big") for kind, value in attributes(told[c.NFTA_EXPR_DATA]).items()}
+        if socket.get(c.NFTA_SOCKET_KEY) == c.NFT_SOCKET_CGROUPV2:
+            number = _compared(after, socket.get(c.NFTA_SOCKET_DREG))
+            yield None if number is None else (socket.get(c.NFTA_SOCKET_LEVEL, 0), number)
+
+
+def _elements(listed: bytes) -> Iterator[bytes]:
+    """Yield the payloads of a list, whose attributes are all of one type."""
+    while len(listed) > 4:
+        size = int.from_bytes(listed[:2], sys.byteorder)
+        yield listed[4:size]
+        listed = listed[max(4, size + 3 & ~3) :]
+
+
+def _compared(told: dict[int, bytes], register: int | None) -> int | None:
+    """Return the eight bytes to which an expression wants a register to be equal; None where it wants anything else."""
+    if told.get(c.NFTA_EXPR_NAME) != b"cmp\0":
+        return None
+    asked = attributes(told[c.NFTA_EXPR_DATA])
+    operator, source = (int.from_bytes(asked.get(kind, b""), "big") for kind in (c.NFTA_CMP_OP, c.NFTA_CMP_SREG))
+    value = attributes(asked.get(c.NFTA_CMP_DATA, b"")).get(c.NFTA_DATA_VALUE, b"")
+    same = operator == c.NFT_CMP_EQ and source == register and len(value) == 8
+    return int.from_bytes(value, sys.byteorder) if same else None
+
+
+def _counter(told: dict[int, bytes]) -> Counter:
+    counted = attributes(told[c.NFTA_OBJ_DATA])
+    return Counter(
+        name=sys.intern(told[c.NFTA_OBJ_NAME].rstrip(b"\0").decode()),
+        packets=int.from_bytes(counted[c.NFTA_COUNTER_PACKETS], "big"),
+        bytes=int.from_bytes(counted[c.NFTA_COUNTER_BYTES], "big"),
+    )
+
+
+def _kind(message: int) -> int:
+    return c.NFNL_SUBSYS_NFTABLES << 8 | message
 
 
 def _text(name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The numbers of the kernel's headers that a batch is made of, by their names there.
+"""The numbers of the kernel's headers that a batch, or a question about a table, is made of, by their names there.
 
 Sources: include/uapi/linux/netlink.h, netfilter.h, netfilter/nfnetlink.h, netfilter/nf_tables.h and netfilter/nf_nat.h.
 What stands in userdata is nft's own and opaque to the kernel: libnftnl, include/libnftnl/udata.h, and nftables,
@@ -42,22 +42,29 @@ NFNL_BATCH_GENID = 1
 
 # nf_tables.h: messages
 NFT_MSG_NEWTABLE = 0
+NFT_MSG_GETTABLE = 1
 NFT_MSG_DELTABLE = 2
 NFT_MSG_NEWCHAIN = 3
+NFT_MSG_GETCHAIN = 4
 NFT_MSG_DELCHAIN = 5
 NFT_MSG_NEWRULE = 6
+NFT_MSG_GETRULE = 7
 NFT_MSG_DELRULE = 8
 NFT_MSG_NEWSET = 9
 NFT_MSG_DELSET = 11
 NFT_MSG_NEWSETELEM = 12
 NFT_MSG_DELSETELEM = 14
+NFT_MSG_GETGEN = 16
 NFT_MSG_NEWOBJ = 18
+NFT_MSG_GETOBJ = 19
 NFT_MSG_DELOBJ = 20
 
 # nf_tables.h: objects
+NFTA_GEN_ID = 1
 NFTA_LIST_ELEM = 1
 NFTA_TABLE_NAME = 1
 NFTA_TABLE_FLAGS = 2
+NFTA_TABLE_OWNER = 7
 NFT_TABLE_F_DORMANT = 0x1
 NFT_TABLE_F_OWNER = 0x2
 NFT_TABLE_F_PERSIST = 0x4
@@ -70,6 +77,7 @@ NFTA_HOOK_HOOKNUM = 1
 NFTA_HOOK_PRIORITY = 2
 NFTA_RULE_TABLE = 1
 NFTA_RULE_CHAIN = 2
+NFTA_RULE_HANDLE = 3
 NFTA_RULE_EXPRESSIONS = 4
 NFTA_RULE_USERDATA = 7
 NFTA_OBJ_TABLE = 1
@@ -114,6 +122,10 @@ NFT_META_OIFNAME = 7
 NFT_META_SKUID = 10
 NFT_META_NFPROTO = 15
 NFT_META_L4PROTO = 16
+NFTA_SOCKET_KEY = 1
+NFTA_SOCKET_DREG = 2
+NFTA_SOCKET_LEVEL = 3
+NFT_SOCKET_CGROUPV2 = 3
 NFTA_CMP_SREG = 1
 NFTA_CMP_OP = 2
 NFTA_CMP_DATA = 3

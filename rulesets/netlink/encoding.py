@@ -1,6 +1,9 @@
-"""A plan as one batch: the steps that `rulesets.transaction` writes for nft, in the same cases; it says why.
+"""A plan as one batch: whatever changes, packets meet the old rules or the new, never neither.
 
-Flags differ: nft can give them only to a new table; here an orphan, a table that outlived its owner, is also adopted.
+Counters keep their values: what stays is not touched, what must be made again starts from the values last read. In a
+table that is there all rules go and come again. The kernel refuses another priority for a chain that is there, so such
+a chain is deleted and added; a set whose elements differ is emptied first, since intervals that overlap are refused.
+Flags can only be given to a new table, but for an orphan, a table that outlived its owner: that is adopted.
 """
 
 from enum import Enum, auto
@@ -11,6 +14,7 @@ from rulesets.model import Chain, Counter, Ruleset, Set
 from rulesets.netlink import constants as c
 from rulesets.netlink import objects
 from rulesets.netlink.batch import Batch, Draft, Verb
+from rulesets.vocabulary import ModelError
 
 _ORPHAN = ("persist",)
 _OWNED = ("owner", "persist")
@@ -67,6 +71,8 @@ class _Way(Enum):
 def _encode_same(same: _Same, flags: tuple[str, ...], found: tuple[str, ...], end_acknowledged: bool) -> Batch:
     plan = same.plan
     adopted = (found, flags) == (_ORPHAN, _OWNED)
+    if plan.desired is not None and (plan.desired.regular or plan.desired.family is not None):
+        raise ModelError("Weir never writes a regular chain, nor a table of one family, as nftables")
     if plan.desired is None:
         way = _Way.REMOVE
     elif plan.actual is None:
@@ -118,7 +124,7 @@ def _encode(
 
 
 def _needs_replacing(actual: Ruleset, desired: Ruleset) -> bool:
-    return bool(actual.foreign) or any(
+    return bool(actual.foreign or actual.regular) or any(
         (old.key, old.interval) != (new.key, new.interval) for old, new in _shared_sets(actual, desired)
     )
 

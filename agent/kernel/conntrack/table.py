@@ -7,10 +7,9 @@ pack is the small part, `codec`.
 
 import errno
 import socket
-from types import TracebackType
-from typing import Self
 
 from agent.errors import FeatureMissing
+from agent.kernel.closing import Closing
 from agent.kernel.conntrack import codec
 from agent.kernel.conntrack.flow import Flow, FlowTuple
 from agent.kernel.rawnetlink import (
@@ -34,7 +33,7 @@ _FEATURE = "conntrack entries over netlink"
 _DUMP = "conntrack --dump"
 
 
-class Conntrack:
+class Conntrack(Closing):
     """A ctnetlink socket in the network namespace of the thread that makes it; used by one thread at a time.
 
     It pins the namespace until `close`. Packets meet the entries only where conntrack is active, that is where a rule
@@ -47,14 +46,6 @@ class Conntrack:
 
     def __init__(self) -> None:
         self._netlink = RawNetlink(NETLINK_NETFILTER, feature=_FEATURE, option="CONFIG_NETFILTER_NETLINK")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the socket; twice is once."""

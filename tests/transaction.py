@@ -1,7 +1,4 @@
-"""A plan as one nft transaction: whatever changes, packets meet the old rules or the new, never neither.
-
-Counters keep their values: what stays is not touched, what must be made again starts from the values last read.
-"""
+"""A plan as text for nft: the oracle that the encoder's batches are held against, step by step."""
 
 import dataclasses
 

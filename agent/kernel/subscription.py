@@ -1,0 +1,39 @@
+"""Sockets that become readable when rules, routes or interfaces of a namespace change."""
+
+import socket
+
+from agent.errors import KernelError
+from agent.kernel.rawnetlink import NETLINK_NETFILTER
+
+_NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h
+# Multicast groups of include/uapi/linux/rtnetlink.h: what can take our routes and rules away, or the family itself.
+_RTNLGRP = {"link": 1, "ipv4_route": 7, "ipv4_rule": 8, "ipv6_route": 11, "ipv6_rule": 19}
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+
+
+def subscribed() -> tuple[socket.socket, ...]:
+    """Return sockets of the calling thread's namespace, one for rules, one for routes and interfaces.
+
+    On ENOBUFS something was lost: assume that everything has changed. Raises `KernelError`.
+    """
+    tables = _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+    try:
+        return tables, _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
+    except BaseException:
+        tables.close()
+        raise
+
+
+def _listening(protocol: int, groups: tuple[int, ...]) -> socket.socket:
+    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    opened = socket.socket(socket.AF_NETLINK, kind, protocol)
+    try:
+        # An unbound netlink socket gets no multicast at all, and no error either.
+        opened.bind((0, 0))
+        for group in groups:
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+    except OSError as error:
+        opened.close()
+        raise KernelError(statement=f"join netlink groups {groups}", said=str(error)) from None
+    return opened
