@@ -23,7 +23,7 @@ from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
 from agent.local_api import listening_socket
 from agent.observed import Observed, observe
-from agent.reconcile import reconcile
+from agent.reconcile import read_back, reconcile
 from agent.report import Report
 from agent.state import Records, run_directory
 from agent.targets import Absent, State, Target
@@ -52,8 +52,9 @@ class Guarded:
             said = lines.readline().strip()
         target = f"target {self.report.target!r}"
         if not said:
+            fate = "the kernel has taken the rules away" if _flags() else "this kernel leaves the rules as they are"
             raise WeirError(
-                f"{target}: the guard was killed before it was confirmed, and the kernel has taken the rules away",
+                f"{target}: the guard was killed before it was confirmed, and {fate}",
                 hint="`weir diff` shows what is left, `weir remove` takes it away",
             )
         if said not in (_KEPT, _UNDONE):
@@ -89,7 +90,7 @@ def start(target: Target, seconds: float) -> Guarded:
 
 def confirm(target: Target) -> None:
     """Keep what a guard holds in a target. Raises `TargetError` when there is none."""
-    identity = identify(Netns(target.netns).path)
+    identity = identify(Netns(target.netns).file)
     path = guard_socket(identity) if identity else run_directory() / "confirm" / "none.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
         try:
@@ -130,7 +131,7 @@ def _guard(target: Target, seconds: float, said: int) -> None:
         handle = Handle(Netns(target.netns), flags=_flags())
         before = _restorable(target, handle)
         with _listening(guard_socket(handle.netns.identity)) as asked:
-            made = report.of_outcome(reconcile(target, handle, Records()))
+            made = report.of_outcome(read_back(reconcile(target, handle, Records()), handle))
             _say(said, json.dumps(made.document()))
             if _is_change(made):
                 _keep_or_undo(target, handle, before, asked, seconds, said)

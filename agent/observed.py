@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from agent.kernel import ipv6, routing
+from agent.errors import TargetError
+from agent.kernel import cgroups, ipv6, routing
 from agent.kernel.handle import Handle
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.sockets import Listener, SocketDiag
@@ -22,12 +23,17 @@ _LOOPBACK = {Family.IPV4: ip_address("127.0.0.1"), Family.IPV6: ip_address("::1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """All that decides what is to be done. `listeners` are TCP and UDP, of both families."""
+    """All that decides what is to be done.
+
+    `listeners` are TCP and UDP, of both families. `proxy_cgroup` is the number of the proxy's cgroup: None where it
+    isn't there, or the wish names none.
+    """
 
     ruleset: Ruleset | None
     routing: Routing
     ipv6: Ipv6
     listeners: frozenset[Listener]
+    proxy_cgroup: int | None = None
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -58,7 +64,23 @@ def observe(handle: Handle, target: Target) -> Observed:
         # Of all tables where nothing is wanted; else of few, which costs the same however many routes there are.
         wanted = None if isinstance(target.wish, Absent) else target.wish.capture.route_table
         state, rules_and_routes = ipv6.state(), routing.read(wanted)
-    return Observed(ruleset=_rules(handle, target), routing=rules_and_routes, ipv6=state, listeners=listeners)
+    return Observed(
+        ruleset=_rules(handle, target),
+        routing=rules_and_routes,
+        ipv6=state,
+        listeners=listeners,
+        proxy_cgroup=None if isinstance(target.wish, Absent) else _proxy_cgroup(target.wish.capture),
+    )
+
+
+def _proxy_cgroup(capture: Capture) -> int | None:
+    wanted = capture.proxy_cgroup
+    if wanted is None:
+        return None
+    try:
+        return cgroups.number(wanted.cgroup) if isinstance(wanted.cgroup, str) else wanted.cgroup
+    except TargetError as error:
+        raise TargetError(f"proxy_cgroup = {wanted.cgroup!r}: {error}", hint=error.hint) from None
 
 
 def _rules(handle: Handle, target: Target) -> Ruleset | None:
@@ -67,7 +89,7 @@ def _rules(handle: Handle, target: Target) -> Ruleset | None:
     A namespace can have been the host of another process tree, a container's say, and isn't the one that is called so.
     """
     tables = (POD_TABLE, HOST_TABLE) if isinstance(target.wish, Absent) else (target.table,)
-    return next((found for found in map(handle.read, tables) if found is not None), None)
+    return next((found for found in map(handle.look, tables) if found is not None), None)
 
 
 def has_traces(handle: Handle, target: Target) -> bool:

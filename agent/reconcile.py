@@ -1,15 +1,17 @@
 """The story: from what is wanted of a namespace to what is true there.
 
 One pass looks, compares, and writes only what differs; it can be repeated at any time and after any kill. The order is
-fixed: the proxy answers, then rules and routes, then the table. Every other one loses connections.
+fixed: the proxy answers, then rules and routes, then the table. Every other one loses connections. A pass ends with the
+kernel's acknowledgement, for which a starting pod waits; `read_back` has libnftables bear witness afterwards.
 """
 
+import errno
 import time
 from dataclasses import replace
 
 from agent import enrol, streams
 from agent.comparison import compare
-from agent.errors import KernelError, WeirError
+from agent.errors import GenerationMoved, KernelError, WeirError
 from agent.kernel import routing
 from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
@@ -20,12 +22,16 @@ from agent.state import Record, Records, now
 from agent.targets import Absent, Captured, Outcome, State, Target, TargetPlan
 from agent.words import counted
 from rulesets import pod
-from rulesets.capture import Capture, ProxyAbsent
+from rulesets.capture import Capture
 from rulesets.pod.recalled import recall
 from rulesets.routing import RoutingPlan
 
 # How often draining streams are looked at, in seconds.
 DRAIN_INTERVAL = 1.0
+_FIRST_THE_PROXY = 'start the proxy in the namespace, or narrow `families`; when_proxy_absent = "capture" doesn\'t wait'
+_FIRST_THE_CGROUP = "start the proxy's service; `cat /proc/PID/cgroup` shows a process's cgroup, behind 0::/"
+_MORE_FILES = "raise LimitNOFILE of the unit, or fs.file-max"
+_ATTEMPTS = 5  # at a pass in which somebody else changes our table between the look and the write
 
 
 def plan(target: Target, handle: Handle) -> TargetPlan:
@@ -38,26 +44,61 @@ def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
     started = time.monotonic()
     try:
         with records.held(handle.netns.identity):
-            match target.wish:
-                case Captured(capture=capture):
-                    outcome = _capture(target, capture, handle, records)
-                case Absent(drain=drain):
-                    outcome = _release(target, drain, handle, records)
+            outcome = _pass(target, handle, records)
     except WeirError as error:
         outcome = Outcome(target=target, state=State.FAILED, reason=str(error), hint=error.hint)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        outcome = Outcome(target=target, state=State.FAILED, reason=error.strerror or str(error), hint=_MORE_FILES)
     return replace(outcome, seconds=time.monotonic() - started)
+
+
+def read_back(outcome: Outcome, handle: Handle) -> Outcome:
+    """Return the outcome after libnftables has listed what was written: FAILED with the difference, if there is one.
+
+    One that wrote nothing stays as it is. Never raises a `WeirError`.
+    """
+    if not to_be_read_back(outcome) or outcome.plan is None or outcome.plan.rules.desired is None:
+        return outcome
+    try:
+        enrol.verify(handle, outcome.plan.rules.desired)
+    except WeirError as error:
+        return replace(outcome, state=State.FAILED, reason=str(error), hint=error.hint, captured=False, read_back=False)
+    written = outcome.state is State.APPLIED
+    reason = _done(outcome.kept, changed=True, read_back=True) if written else outcome.reason
+    return replace(outcome, reason=reason, read_back=True)
+
+
+def to_be_read_back(outcome: Outcome) -> bool:
+    """Tell whether rules were written, and nobody has read them back yet."""
+    return bool(outcome.plan) and outcome.state in (State.APPLIED, State.DEGRADED) and outcome.read_back is None
+
+
+def _pass(target: Target, handle: Handle, records: Records) -> Outcome:
+    for _ in range(_ATTEMPTS):
+        try:
+            match target.wish:
+                case Captured(capture=capture):
+                    return _capture(target, capture, handle, records)
+                case Absent(drain=drain):
+                    return _release(target, drain, handle, records)
+        except GenerationMoved as error:
+            moved = error
+    raise moved
 
 
 def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) -> Outcome:
     observed = observe(handle, target)
     compared = compare(target, observed)
     capture, change, closed = compared.capture, compared.plan, compared.closed
-    if closed and wanted.when_proxy_absent is ProxyAbsent.WAIT and not enrol.is_steady(observed.ruleset):
+    awaited = compared.awaited(steady=enrol.is_steady(observed.ruleset))
+    if awaited:
         return Outcome(
             target=target,
             state=State.WAITING,
-            reason=in_words(closed),
-            hint='start the proxy in the namespace, or narrow `families`; when_proxy_absent = "capture" doesn\'t wait',
+            reason=awaited,
+            hint=_FIRST_THE_CGROUP if awaited == compared.missing else _FIRST_THE_PROXY,
             plan=change,
         )
     known = records.read(handle.netns.identity, handle.cookie)
@@ -66,7 +107,6 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         # First what a removal needs to know, then what it would have to remove.
         records.write(handle.netns.identity, replace(record, settled=False))
         record = _with_kept(record, _write(handle, capture, observed, change))
-        enrol.verify(handle, pod.build(capture, table=target.table))
     elif known is None or not known.settled:
         # Written before, but the flows were perhaps not seen to: whoever wrote was killed.
         record = _with_kept(record, _settle(capture, handle, target.table))
@@ -74,12 +114,13 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         record = _with_kept(record, _kept_streams(capture, handle, record))
     if record != known:
         records.write(handle.netns.identity, record)
-    troubles = [*compared.left_out, *([in_words(closed)] if closed else [])]
+    handle.hold(pod.build(capture, table=target.table))
+    troubles = [*compared.left_out, *filter(None, (in_words(closed), compared.missing))]
     state = State.DEGRADED if troubles else State.APPLIED if change else State.UNCHANGED
     return Outcome(
         target=target,
         state=state,
-        reason="; ".join(troubles) or _done(record, changed=bool(change)),
+        reason="; ".join(troubles) or _done(record.kept, changed=bool(change)),
         plan=change,
         captured=compared.whole,
         kept=record.kept,
@@ -87,9 +128,10 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
     )
 
 
-def _done(record: Record, *, changed: bool) -> str:
-    outside = f"; {counted(record.kept, 'stream')} from before outside" if record.kept else ""
-    return ("rules and routes were written and read back equal" if changed else "all is as wanted") + outside
+def _done(kept: int, *, changed: bool, read_back: bool = False) -> str:
+    how = "rules and routes were written" + (" and read back equal" if read_back else "")
+    outside = f"; {counted(kept, 'stream')} from before outside" if kept else ""
+    return (how if changed else "all is as wanted") + outside
 
 
 def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetPlan) -> int:
@@ -110,7 +152,7 @@ def _write(handle: Handle, capture: Capture, observed: Observed, change: TargetP
                 kept = len(streams.kept(diag, conntrack, capture))
     except KernelError:
         # What was written before it went wrong needs its routes, and is taken up by the next attempt.
-        if handle.generation() == generation or not enrol.redirects(handle.read(change.rules.table)):
+        if handle.generation() == generation or not enrol.redirects(handle.look(change.rules.table)):
             with handle.inside():
                 routing.apply(RoutingPlan(actual=routing.read(capture.route_table), desired=observed.routing))
         raise
@@ -181,7 +223,7 @@ def _release(target: Target, drain: float, handle: Handle, records: Records) -> 
     try:
         came = release(handle, capture, change.rules.actual, table, patient=remaining > 0)
     except WeirError:
-        if enrol.is_steady(handle.read(table)):
+        if enrol.is_steady(handle.look(table)):
             # It has not begun, so nobody is to take it up.
             records.restore(identity, known)
         raise

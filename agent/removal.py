@@ -49,6 +49,7 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
         if actual is not None:
             draining = pod.build(capture, stage=Stage.DRAINING, table=table)
             handle.apply(diff(actual, draining))
+            handle.hold(draining)
             flows = conntrack.flows()
             streams.forget_dns(conntrack, flows)
             left = streams.captured(flows, capture)

@@ -82,6 +82,7 @@ class Outcome:
     proxy, which listens, and those of families that can't be captured are refused. `kept` counts the streams that are
     outside although the namespace is captured, `draining` those that are still captured although it is to be
     released. `again` is the time in seconds after which there is something to do without anything changing.
+    `read_back`: whether libnftables lists just what was written; None where nothing was, or nobody has looked yet.
     """
 
     target: Target
@@ -94,3 +95,4 @@ class Outcome:
     kept: int = 0
     draining: int = 0
     again: float | None = None
+    read_back: bool | None = None

@@ -5,6 +5,7 @@ the rule sends the marked to a table of their own, and the one route there deliv
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rulesets.capture import Capture
 from rulesets.vocabulary import Family, Mark
@@ -107,6 +108,7 @@ class RoutingPlan:
         return "\n".join(["rules and routes", *removed, *added]) if self else ""
 
 
+@lru_cache(maxsize=256)
 def build(capture: Capture, families: tuple[Family, ...]) -> Routing:
     """Return the rules and routes of a capture in a namespace that has these families.
 

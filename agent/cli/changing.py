@@ -15,7 +15,7 @@ from agent.cli.kernel import with_handles
 from agent.errors import DaemonError, WeirError
 from agent.kernel.handle import Handle
 from agent.local_api import Client
-from agent.reconcile import reconcile
+from agent.reconcile import read_back, reconcile
 from agent.report import Report
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target
@@ -76,7 +76,7 @@ def _reconciled(chosen: tuple[Target, ...]) -> dict[str, Report]:
     records = Records()
 
     def write(target: Target, handle: Handle) -> Outcome:
-        return reconcile(target, handle, records)
+        return read_back(reconcile(target, handle, records), handle)
 
     reports: dict[str, Report] = {}
     left, first = chosen, True

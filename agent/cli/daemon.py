@@ -34,6 +34,13 @@ def daemon(
         float,
         typer.Option(min=0, metavar="SECONDS", help="Time for the captured streams of a target that left the file."),
     ] = 60.0,
+    own: Annotated[
+        bool,
+        typer.Option(
+            "--own/--no-own",
+            help="Own the tables, so that nobody else can change them while the daemon runs (Linux 6.9 and later).",
+        ),
+    ] = True,
 ) -> None:
     """Keep the file's targets captured while everything around them changes.
 
@@ -48,5 +55,7 @@ def daemon(
     from agent.observe.endpoints import parse_listen
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    settings = Settings(file=file.absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain)
+    settings = Settings(
+        file=file.absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain, own=own
+    )
     run(settings)

@@ -19,7 +19,7 @@ def held(chosen: "tuple[Target, ...]") -> dict[str, str]:
     found = {}
     for target in chosen:
         # One namespace may have many names: a name, a path, a process.
-        identity = identify(Netns(target.netns).path)
+        identity = identify(Netns(target.netns).file)
         name = by_netns.get(target.netns) or (client.holder(str(identity)) if identity else "")
         if name:
             found[target.netns] = name

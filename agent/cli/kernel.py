@@ -60,7 +60,7 @@ class Opened:
 
     def _run(self, job: Callable[[Target, Handle], _T]) -> _T:
         netns = Netns(self._target.netns)
-        if self._handle is not None and identify(netns.path) != self._handle.netns.identity:
+        if self._handle is not None and identify(netns.file) != self._handle.netns.identity:
             self._let_go()
         if self._handle is None:
             self._handle = Handle(netns)

@@ -6,12 +6,12 @@ import logging
 import shlex
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from agent.daemon.slot import Slot
+from agent.daemon.threads import Threads
 from agent.errors import DaemonError
 from agent.kernel.netns import Identity, Netns, identify
 from agent.state import Records, write_whole
@@ -29,21 +29,26 @@ class Keeper:
     def __init__(
         self,
         *,
-        workers: Executor,
+        threads: Threads,
+        flags: tuple[str, ...] | None,
         records: Records,
         resync: float,
         drain: float,
         observe: Callable[[Outcome], None],
+        observe_read_back: Callable[[Outcome], None],
     ) -> None:
         """`resync` and `drain` are in seconds: between two looks without cause, and for targets that leave the file.
 
-        `observe` is called with the outcome of each pass.
+        `observe` is called with the outcome of each pass, `observe_read_back` when what it wrote was read back. `flags`
+        are those of the tables (`Handle`).
         """
-        self._workers = workers
+        self._threads = threads
+        self._flags = flags
         self._records = records
         self._resync = resync
         self._drain = drain
         self._observe = observe
+        self._observe_read_back = observe_read_back
         self._slots: dict[str, Slot] = {}  # by the namespace, as written
         self._holders: dict[Identity, Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -90,7 +95,7 @@ class Keeper:
                 known.want(newest)
         meant = self._meant()
         for netns, slot in before.items():
-            if identify(Netns(netns).path) in meant:
+            if identify(Netns(netns).file) in meant:
                 slot.retire()  # a target of the file means the same namespace by another name
             else:
                 self._slots[netns] = slot
@@ -102,7 +107,7 @@ class Keeper:
         """Take up what an earlier daemon or command left half-done, or keeps and nobody wants any more."""
         meant = self._meant()
         for record in self._records.all():
-            if record.netns in self._slots or identify(Netns(record.netns).path) in meant:
+            if record.netns in self._slots or identify(Netns(record.netns).file) in meant:
                 continue
             if record.drain_until is not None or record.by_daemon:
                 drain = self._drain if record.drain is None else record.drain
@@ -194,7 +199,7 @@ class Keeper:
 
     def _meant(self) -> set[Identity]:
         """Return the namespaces that the file's targets mean at this moment."""
-        found = (identify(Netns(target.netns).path) for target in self._wanted.values())
+        found = (identify(Netns(target.netns).file) for target in self._wanted.values())
         return {identity for identity in found if identity is not None}
 
     def _unused(self, target: Target) -> str:
@@ -204,11 +209,13 @@ class Keeper:
     def _start(self, target: Target) -> Slot:
         slot = Slot(
             target,
-            workers=self._workers,
+            threads=self._threads,
+            flags=self._flags,
             records=self._records,
             resync=self._resync,
             holders=self._holders,
             done=self._after_pass,
+            read_back=self._after_read_back,
         )
         self._slots[target.netns] = slot
         task = asyncio.get_running_loop().create_task(slot.run(), name=f"target {target.name}")
@@ -227,6 +234,10 @@ class Keeper:
 
     def _after_pass(self, slot: Slot) -> None:
         self._observe(_outcome(slot))
+        self._tell()
+
+    def _after_read_back(self, slot: Slot) -> None:
+        self._observe_read_back(_outcome(slot))
         self._tell()
 
     def _tell(self) -> None:

@@ -1,26 +1,28 @@
 """Start-up, signals and shutdown of the daemon. Stopping it leaves traffic as it is."""
 
 import asyncio
-import fcntl
 import logging
 import os
-import resource
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent import local_api, report
 from agent.daemon.keeper import Keeper
-from agent.errors import Busy, PermissionMissing, WeirError
+from agent.daemon.process import alone, raise_file_limit
+from agent.daemon.saved import files_naming_our_tables
+from agent.daemon.threads import Threads
+from agent.errors import WeirError
 from agent.kernel import features
+from agent.kernel.handle import OWNED
 from agent.observe import endpoints
 from agent.observe.metrics import Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
 from agent.report import Report
 from agent.sources import file as target_file
+from agent.sources.cgroups import watch_cgroups
 from agent.sources.namespaces import watch_file, watch_names
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target
@@ -34,44 +36,61 @@ FILE_REST, WATCH_INTERVAL = 0.05, 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the daemon runs. `resync` and `drain` are in seconds."""
+    """How the daemon runs. `resync` and `drain` are in seconds; `own`: nobody else is to change its tables."""
 
     file: Path
     listen: endpoints.Listen
     workers: int = 2
     resync: float = 60.0
     drain: float = 60.0
+    own: bool = True
 
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
     target_file.load(settings.file)
-    _check_kernel()
-    _raise_file_limit()
+    lacking = _lacking_features()
+    flags = OWNED if settings.own and features.PERSISTENT_TABLES not in lacking else None
+    if flags is not None:
+        _warn_of_saved_tables()
+    raise_file_limit()
     records = Records(by_daemon=True)
-    with _alone(records.directory / "daemon.lock"), ThreadPoolExecutor(settings.workers, "kernel") as workers:
-        asyncio.run(_until_stopped(settings, workers, records))
+    with (
+        alone(records.directory / "daemon.lock"),
+        ThreadPoolExecutor(settings.workers, "kernel") as workers,
+        ThreadPoolExecutor(1, "afterwards") as afterwards,
+    ):
+        asyncio.run(_until_stopped(settings, records, Threads(workers=workers, afterwards=afterwards), flags))
 
 
-def _check_kernel() -> None:
-    """Prove that the kernel has what is needed, and say what it lacks besides. Raises `FeatureMissing`."""
+def _lacking_features() -> frozenset[str]:
+    """Prove that the kernel has what is needed; say, and return, what it lacks besides. Raises `FeatureMissing`."""
     findings = features.probe()
     for each in features.missing_needed(findings):
         raise each.error()
     for each in features.missing(findings):
         log.warning("%s", each)
+    return frozenset(each.feature.name for each in findings if not each.present)
 
 
-async def _until_stopped(settings: Settings, workers: ThreadPoolExecutor, records: Records) -> None:
-    await _Run(settings, workers, records).until_stopped()
+def _warn_of_saved_tables() -> None:
+    for each in files_naming_our_tables():
+        log.warning(
+            "%s names a table of Weir's: while the daemon owns that, the file doesn't load; take the table out of it",
+            each,
+        )
+
+
+async def _until_stopped(settings: Settings, records: Records, threads: Threads, flags: tuple[str, ...] | None) -> None:
+    await _Run(settings, records, threads, flags).until_stopped()
 
 
 class _Run:
     """One life of the daemon."""
 
-    def __init__(self, settings: Settings, workers: ThreadPoolExecutor, records: Records) -> None:
+    def __init__(self, settings: Settings, records: Records, threads: Threads, flags: tuple[str, ...] | None) -> None:
         self._settings = settings
-        self._workers = workers
+        self._threads = threads
         self._records = records
         self._file_error = ""
         self._text: str | None = None  # of the file, when it was last read
@@ -81,11 +100,13 @@ class _Run:
         self._stop = asyncio.Event()
         self._metrics = Metrics(lambda: self._keeper.counted)
         self._keeper = Keeper(
-            workers=workers,
+            threads=threads,
+            flags=flags,
             records=records,
             resync=settings.resync,
             drain=settings.drain,
             observe=self._observe,
+            observe_read_back=self._observe_read_back,
         )
 
     async def until_stopped(self) -> None:
@@ -102,6 +123,7 @@ class _Run:
             asyncio.create_task(_forever(self._watch_names), name="namespaces"),
             asyncio.create_task(_forever(self._watch_file), name="file"),
             asyncio.create_task(_forever(self._watch_identities), name="identities"),
+            asyncio.create_task(_forever(self._watch_cgroups), name="cgroups"),
             asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
         self._keeper.take(targets)
@@ -200,9 +222,18 @@ class _Run:
         settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
         if before == said or (settled and before is not None and before[0] is State.APPLIED):
             return
+        self._log(outcome)
+
+    def _log(self, outcome: Outcome) -> None:
         level = {State.FAILED: logging.ERROR, State.DEGRADED: logging.WARNING}.get(outcome.state, logging.INFO)
         hint = f" ({outcome.hint})" if outcome.hint else ""
-        log.log(level, "target %s (netns %s): %s: %s%s", name, outcome.target.netns, *said, hint)
+        who = (outcome.target.name, outcome.target.netns)
+        log.log(level, "target %s (netns %s): %s: %s%s", *who, outcome.state, outcome.reason, hint)
+
+    def _observe_read_back(self, outcome: Outcome) -> None:
+        self._metrics.count_read_back(outcome)
+        if outcome.read_back is False:
+            self._log(outcome)
 
     def _why_not_ready(self) -> str:
         return "" if self._keeper.settled else "not every target has been looked at yet"
@@ -212,6 +243,9 @@ class _Run:
 
     async def _watch_file(self) -> None:
         await watch_file(self._settings.file, self._file_touched)
+
+    async def _watch_cgroups(self) -> None:
+        await watch_cgroups(self._keeper.wake, lambda: (each.target for each in self._keeper.outcomes))
 
     async def _watch_identities(self) -> None:
         while True:
@@ -225,7 +259,7 @@ class _Run:
         notify(READY="1", STATUS=self._summary())
         interval = watchdog_interval()
         while interval is not None:
-            await asyncio.get_running_loop().run_in_executor(self._workers, os.getpid)
+            await self._threads.work(os.getpid)
             notify(WATCHDOG="1")
             await asyncio.sleep(interval)
 
@@ -246,27 +280,3 @@ async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
                 log.warning("watching begins again when it can: %s", error)
             said = str(error)
         await asyncio.sleep(WATCH_INTERVAL)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Be the only daemon of a run directory. Raises `Busy`."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = path.open("a", encoding="ascii")
-    except OSError as error:
-        raise PermissionMissing(
-            statement=f"write {path}", said=error.strerror or str(error), hint="set WEIR_RUN_DIR"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another daemon runs already: it holds {path}", hint="`weir status` asks it") from None
-        yield
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the hard limit does: a namespace takes about eight."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

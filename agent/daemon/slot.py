@@ -3,55 +3,75 @@
 import asyncio
 import contextlib
 import logging
-import random
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import replace
-from typing import ParamSpec, TypeVar
 
+from agent.daemon import pace
+from agent.daemon.bell import Bell
+from agent.daemon.threads import Threads
+from agent.daemon.work import listeners_of, make_pass, opened
 from agent.errors import NamespaceMissing, NotANamespace, WeirError
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
-from agent.kernel.sockets import Listener, SocketDiag
-from agent.reconcile import reconcile
+from agent.kernel.sockets import Listener
+from agent.reconcile import read_back, to_be_read_back
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target
 from rulesets.model import Counter
 
 log = logging.getLogger("weir")
-# Seconds. Events in a burst are answered together, and a storm of them costs ten passes a second at most.
-REST = 0.1
-FIRST_RETRY, LONGEST_RETRY = 0.25, 30.0
-# A namespace that is being made, or a proxy that starts, sends no word.
-FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0
-LISTENERS_INTERVAL = 5.0  # between two looks at whether the proxy of a captured namespace still listens
 _MOST_CHANGES = 64  # read at once: whoever changes rules without end must not keep the loop
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 
 class Slot:
     """Keeps one target as it is wanted: passes one after the other, always for the newest wish.
 
-    To be used in the loop's thread; what touches a namespace goes to a worker, one thing at a time.
+    To be used in the loop's thread; what touches a namespace goes to a worker, one thing at a time. There is one for
+    each pod of a node, so that what it holds is counted (`./dev bench memory`).
     """
+
+    __slots__ = (
+        "_alike",
+        "_done",
+        "_flags",
+        "_handle",
+        "_holders",
+        "_hurry",
+        "_listeners",
+        "_listening",
+        "_read_back",
+        "_records",
+        "_resync",
+        "_threads",
+        "_wake",
+        "answered",
+        "asked",
+        "counted",
+        "counters",
+        "leaving",
+        "outcome",
+        "retired",
+        "target",
+    )
 
     def __init__(
         self,
         target: Target,
         *,
-        workers: Executor,
+        threads: Threads,
+        flags: tuple[str, ...] | None,
         records: Records,
         resync: float,
         holders: "dict[Identity, Slot]",
         done: Callable[["Slot"], None],
+        read_back: Callable[["Slot"], None],
     ) -> None:
-        """Take what is needed; nothing happens before `run`. `resync` is in seconds; each pass ends with `done`.
+        """Take what is needed; nothing happens before `run`. `resync` is in seconds.
 
-        `holders` is shared: who has which namespace open. Two names can mean one.
+        Each pass ends with `done`; one that wrote is followed by `read_back`. `flags` are those of the table
+        (`Handle`). `holders` is shared: who has which namespace open. Two names can mean one.
         """
         self.target = target
         self.outcome: Outcome | None = None
@@ -59,15 +79,17 @@ class Slot:
         self.counted = 0.0
         self.asked, self.answered = 1, 0
         self.leaving = self.retired = False
-        self._workers = workers
+        self._threads = threads
+        self._flags = flags
         self._records = records
         self._resync = resync
         self._holders = holders
         self._done = done
+        self._read_back = read_back
         self._handle: Handle | None = None
         self._listening: tuple[socket.socket, ...] = ()
         self._listeners: frozenset[Listener] = frozenset()  # as they were just before the newest pass
-        self._wake, self._hurry = asyncio.Event(), asyncio.Event()
+        self._wake, self._hurry = Bell(), Bell()
         self._alike = 0
 
     def want(self, target: Target, *, leaving: bool = False) -> None:
@@ -78,19 +100,19 @@ class Slot:
         self.target, self.leaving = target, leaving
         self._alike = 0
         self.asked += 1
-        self._hurry.set()
-        self._wake.set()
+        self._hurry.ring()
+        self._wake.ring()
 
     def wake(self) -> None:
         """Have the target looked at soon, and more often for a while: what it waits for may be about to come."""
         self._alike = 0
-        self._wake.set()
+        self._wake.ring()
 
     def retire(self) -> None:
         """Stop keeping, and let the namespace go as it is."""
         self.retired = True
-        self._hurry.set()
-        self._wake.set()
+        self._hurry.ring()
+        self._wake.ring()
 
     @property
     def identity(self) -> str:
@@ -105,27 +127,28 @@ class Slot:
     async def count(self) -> None:
         """Read the counters of the rules now."""
         handle, self.counted = self._handle, time.monotonic()
-        if handle is not None and self.counters:
+        if handle is not None:
             with contextlib.suppress(WeirError):  # it was closed in this moment, or the next pass says what is wrong
-                read = await self._in_worker(handle.read, self.target.table)
-                self.counters = read.counters if read and handle is self._handle else ()
+                read = await self._threads.work(handle.counters, self.target.table)
+                self.counters = read if handle is self._handle else ()
 
     async def run(self) -> None:
         """Keep the target until it retires, or until cancelled: then what is open goes with the process."""
         try:
             while not self.retired:
-                self._wake.clear()
-                self._hurry.clear()
+                self._wake.silence()
+                self._hurry.silence()
                 asked, target = self.asked, self.target
                 outcome = await self._look(target)
                 self._alike = self._alike + 1 if self.outcome and self.outcome.state is outcome.state else 1
-                self._take_note(outcome)
+                outcome = self._take_note(outcome)
                 if isinstance(target.wish, Absent) and outcome.state in (State.REMOVED, State.UNCHANGED):
                     if self.leaving and asked == self.asked:
                         self.retired = True
                     await self._let_go()
                 self.answered = asked
                 self._done(self)
+                outcome = await self._witnessed(outcome)
                 if asked == self.asked and not self.retired:
                     await self._rest(outcome)
         finally:
@@ -138,14 +161,14 @@ class Slot:
             await self._let_go()
         try:
             if self._handle is None:
-                self._handle = await self._in_worker(_opened, target.netns)
+                self._handle = await self._threads.work(opened, target.netns, self._flags)
             handle: Handle = self._handle
             holder = self._holders.setdefault(handle.netns.identity, self)
             if holder is not self:
                 await self._let_go()
                 return self._give_way(target, holder)
             self._listen()
-            self._listeners, outcome = await self._in_worker(_pass, target, handle, self._records)
+            self._listeners, outcome = await self._threads.work(make_pass, target, handle, self._records)
             if outcome.state is State.FAILED and not self._still_meant(handle):
                 await self._let_go()
                 raise NamespaceMissing(f"netns = {target.netns!r}: it went away or became another one half-way")
@@ -162,6 +185,16 @@ class Slot:
             return Outcome(target=target, state=State.FAILED, reason=f"unexpected: {error!r}", hint="the log says more")
         return outcome
 
+    async def _witnessed(self, outcome: Outcome) -> Outcome:
+        """Have what a pass wrote read back, now that whoever waited for it is answered; return what came of it."""
+        handle = self._handle
+        if handle is None or not to_be_read_back(outcome):
+            return outcome
+        outcome = await self._threads.follow_up(read_back, outcome, handle)
+        outcome = self._take_note(outcome)
+        self._read_back(self)
+        return outcome
+
     def _give_way(self, target: Target, holder: "Slot") -> Outcome:
         """Return what becomes of a target whose namespace another one has open, by another name."""
         said = f"netns = {target.netns!r}: is the namespace of target {holder.target.name!r} too"
@@ -173,62 +206,39 @@ class Slot:
             return Outcome(target=target, state=State.WAITING, reason=f"{said}, which leaves it")
         return Outcome(target=target, state=State.FAILED, reason=said, hint="let the file name each namespace once")
 
-    def _take_note(self, outcome: Outcome) -> None:
-        """Keep the outcome, less the rulesets of a plan that changes nothing: they'd be most of the memory."""
-        read = outcome.plan.rules.actual if outcome.plan is not None else None
+    def _take_note(self, outcome: Outcome) -> Outcome:
+        """Keep and return the outcome, less a plan that changes nothing: it would be most of the memory."""
         if outcome.state is State.REMOVED or not self._handle:
             self.counters = ()
-        elif read is not None:
-            self.counters, self.counted = read.counters, time.monotonic()
         self.outcome = outcome if outcome.plan else replace(outcome, plan=None)
+        return self.outcome
 
     def _still_meant(self, handle: Handle) -> bool:
-        return identify(Netns(self.target.netns).path) == handle.netns.identity
+        return identify(Netns(self.target.netns).file) == handle.netns.identity
 
     async def _rest(self, outcome: Outcome) -> None:
         """Wait for the next pass: for a new wish not at all, for what may be part of a burst a moment."""
         if outcome.state is State.FAILED:
             # What the failed attempt itself has changed and taken back is no reason to try again at once.
             self._read_all()
-            self._wake.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REST):
-                await self._hurry.wait()
-        loop = asyncio.get_running_loop()
-        pass_at = loop.time() + max(0.0, self._pause(outcome) - REST)
-        while not self._wake.is_set() and (left := pass_at - loop.time()) > 0:
-            look_after = self._look_interval(outcome)
-            try:
-                async with asyncio.timeout(min(left, look_after)):
-                    await self._wake.wait()
-            except TimeoutError:
+            self._wake.silence()
+        await self._hurry.heard_within(pace.REST)
+        loop, is_open = asyncio.get_running_loop(), self._handle is not None
+        pause = pace.pause(outcome, alike=self._alike, resync=self._resync, is_open=is_open)
+        pass_at = loop.time() + pause - pace.REST
+        while not self._wake.rung and (left := pass_at - loop.time()) > 0:
+            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open)
+            if not await self._wake.heard_within(min(left, look_after)):
                 if look_after < left and await self._listeners_changed():
                     return
                 self._alike += outcome.state is State.WAITING
-
-    def _look_interval(self, outcome: Outcome) -> float:
-        """Return the seconds until listeners are looked at, which send no word when they come and go."""
-        if self._handle is None or isinstance(outcome.target.wish, Absent) or outcome.state is State.FAILED:
-            return LONGEST_RETRY
-        return _growing(self._alike) if outcome.state is State.WAITING else LISTENERS_INTERVAL
 
     async def _listeners_changed(self) -> bool:
         """Tell whether others listen than the last time: a fraction of what a pass costs."""
         if self._handle is not None:
             with contextlib.suppress(WeirError, OSError):  # a pass says what is wrong
-                return await self._in_worker(_listeners, self._handle) != self._listeners
+                return await self._threads.work(listeners_of, self._handle) != self._listeners
         return True
-
-    def _pause(self, outcome: Outcome) -> float:
-        """Return the seconds until the next pass, should nothing happen before."""
-        spread = random.uniform(0.9, 1.1)  # noqa: S311 (so that targets don't move in step)
-        match outcome.state:
-            case State.FAILED:
-                return spread * min(LONGEST_RETRY, FIRST_RETRY * 2.0 ** min(self._alike - 1, 10))
-            case State.WAITING if self._handle is None:
-                return _growing(self._alike)
-            case _:
-                return min(spread * self._resync, self._resync if outcome.again is None else outcome.again)
 
     def _listen(self) -> None:
         """Have the loop wake this slot when rules, routes or interfaces of the open namespace change."""
@@ -243,7 +253,7 @@ class Slot:
         with contextlib.suppress(OSError):
             for _ in range(_MOST_CHANGES):
                 changes.recv(65536)
-        self._wake.set()
+        self._wake.ring()
 
     def _read_all(self) -> None:
         for each in self._listening:
@@ -256,41 +266,12 @@ class Slot:
         self._listening = ()
 
     async def _let_go(self) -> None:
-        """Close the namespace, so that it can go; in a worker, since the kernel may take its time."""
+        """Close the namespace, so that it can go; off the workers' path, since the kernel may take its time."""
         self._ignore()
         handle, self._handle = self._handle, None
         if handle is not None:
             try:
-                await self._in_worker(handle.close)
+                await self._threads.follow_up(handle.close)
             finally:
                 if self._holders.get(handle.netns.identity) is self:
                     del self._holders[handle.netns.identity]
-
-    async def _in_worker(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: call(*args, **kwargs))
-
-
-def _growing(looks: int) -> float:
-    return min(LONGEST_LOOK, FIRST_LOOK * 1.2 ** min(max(looks - 1, 0), 50))
-
-
-def _listeners(handle: Handle) -> frozenset[Listener]:
-    """Return who listens in a namespace. Runs in a worker."""
-    with handle.inside(), SocketDiag() as diag:
-        return diag.listening_ports()
-
-
-def _opened(netns: str) -> Handle:
-    """Open a namespace and listen to it. Runs in a worker."""
-    handle = Handle(Netns(netns))
-    try:
-        handle.subscribe()
-    except BaseException:
-        handle.close()
-        raise
-    return handle
-
-
-def _pass(target: Target, handle: Handle, records: Records) -> tuple[frozenset[Listener], Outcome]:
-    """Make one pass; return who listened before it, and its outcome. Runs in a worker."""
-    return _listeners(handle), reconcile(target, handle, records)

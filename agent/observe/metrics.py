@@ -25,12 +25,20 @@ class Metrics:
             "weir_passes", "Passes over a target, by the state that they ended in.", ["state"], registry=self.registry
         )
         self._changes = Counter("weir_changes", "Passes that wrote rules or routes.", registry=self.registry)
+        self._read_backs = Counter(
+            "weir_read_backs",
+            "Readings by libnftables of rules that were just written, by whether they were as written.",
+            ["equal"],
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "weir_pass_seconds", "Time that a pass over a target took.", registry=self.registry, buckets=_PASS_SECONDS
         )
         self._file = Gauge("weir_file_good", "Whether the target file was good when last read.", registry=self.registry)
         for state in State:
             self._passes.labels(state=state)
+        for equal in ("true", "false"):
+            self._read_backs.labels(equal=equal)
         ProcessCollector(registry=self.registry)
         self.registry.register(_Targets(counted))
 
@@ -40,6 +48,10 @@ class Metrics:
         self._seconds.observe(outcome.seconds)
         if outcome.plan and outcome.state in (State.APPLIED, State.DEGRADED, State.REMOVED):
             self._changes.inc()
+
+    def count_read_back(self, outcome: Outcome) -> None:
+        """Count a reading of what a pass wrote."""
+        self._read_backs.labels(equal=str(bool(outcome.read_back)).lower()).inc()
 
     def file_good(self, good: bool) -> None:
         """Note whether the target file could be used."""

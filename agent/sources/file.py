@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from agent.errors import ConfigError, TargetError
@@ -83,7 +84,7 @@ def target(name: str, netns: str, settings: Mapping[str, object]) -> Target:
     """Return the target of a namespace with these settings over the defaults. Raises `CaptureError`, `TargetError`."""
     where = Netns(netns)
     values = {**(_HOST_DEFAULTS if where.text == HOST else {}), **settings}
-    return Target(name=name, netns=where.text, wish=Captured(capture=Capture.parse(_with_numeric_user(values))))
+    return Target(name=name, netns=where.text, wish=_captured(Capture.parse(_with_numeric_user(values))))
 
 
 def changed(target: Target, settings: Mapping[str, object]) -> Target:
@@ -92,6 +93,12 @@ def changed(target: Target, settings: Mapping[str, object]) -> Target:
         return target
     capture = target.wish.capture.changed(_with_numeric_user(settings))
     return replace(target, wish=Captured(capture=capture))
+
+
+@lru_cache(maxsize=256)
+def _captured(capture: Capture) -> Captured:
+    """Return the wish for a capture: one for all that are alike."""
+    return Captured(capture=capture)
 
 
 def _target(text: str, where: str, number: int, table: dict[str, object], defaults: dict[str, object]) -> Target:

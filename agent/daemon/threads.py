@@ -1,0 +1,34 @@
+"""The daemon's threads beside its loop."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+# Calls that are under way or handed over at once. What is handed over takes memory, which 500 pods at once would leave
+# scattered; a few for each of the four threads at most keep them busy.
+_TURNS = 16
+
+
+class Threads:
+    """`workers` enter namespaces; another thread has what nobody waits for. To be used in the loop's thread."""
+
+    def __init__(self, *, workers: Executor, afterwards: Executor) -> None:
+        """Take the executors, which are ended by whoever made them."""
+        self._workers, self._working = workers, asyncio.Semaphore(_TURNS)
+        self._afterwards, self._following = afterwards, asyncio.Semaphore(_TURNS)
+
+    async def work(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call something in a worker; return what it returns."""
+        async with self._working:
+            return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: call(*args, **kwargs))
+
+    async def follow_up(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Call what nobody waits for: reading back, and closing what was written.
+
+        Closing a namespace after a change waits for a grace period of the kernel (6 to 25 ms).
+        """
+        async with self._following:
+            return await asyncio.get_running_loop().run_in_executor(self._afterwards, lambda: call(*args, **kwargs))
