@@ -1,129 +1,105 @@
-"""``./dev bench [apply|noop|startup]``: each compares with a peer in the same run; all when none is named."""
+"""Run benches. Exit code: 0 they say something, 1 the run is void, 2 it can't run here."""
 
 import argparse
+import json
 import os
-import platform
-import subprocess
+import resource
+import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType, ModuleType
 
-from agent.kernel.handle import Handle
-from agent.kernel.netns import Netns
-from agent.reconcile import reconcile
-from agent.state import Records
-from agent.targets import Absent, Captured, Target
-from bench.sampling import MOST_NOISE, Result, interleaved, table, timed
-from netns_tests.world import Namespace
-from rulesets import nft, pod
-from rulesets.capture import Capture, ProxyAbsent
-from rulesets.diff import diff
+from bench import apply, chart, encode, machine, memory, noop, reapply, scale, startup
+from bench.report import Report
 
-CAPTURE = Capture(when_proxy_absent=ProxyAbsent.CAPTURE)
-RULES = pod.build(CAPTURE)
-
-
-def startup(rounds: int) -> tuple[tuple[Result, ...], str]:
-    """Time from exec to exit of the command, against an empty Python program."""
-    weir = str(Path(sys.executable).with_name("weir"))
-
-    def run(*argv: str) -> Callable[[], float]:
-        return lambda: timed(lambda: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL))
-
-    peer = "python -c pass"
-    variants = {
-        peer: run(sys.executable, "-c", "pass"),
-        f"{peer} (again)": run(sys.executable, "-c", "pass"),
-        "weir --help": run(weir, "--help"),
-        "weir render --set dns=false": run(weir, "render", "--set", "dns=false"),
-    }
-    return interleaved(variants, rounds), peer
+BENCHES: dict[str, ModuleType] = {
+    "apply": apply,
+    "reapply": reapply,
+    "scale": scale,
+    "noop": noop,
+    "memory": memory,
+    "encode": encode,
+    "startup": startup,
+}
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def apply(rounds: int) -> tuple[tuple[Result, ...], str]:
-    """The default dual-stack table into a fresh namespace, against one forked ``nft -f -``."""
-    text = nft.render(RULES).encode()
-
-    def in_fresh_namespace(write: Callable[[Namespace], float]) -> Callable[[], float]:
-        def sample() -> float:
-            with Namespace.create("bench") as namespace:
-                return write(namespace)
-
-        return sample
-
-    def by_weir(namespace: Namespace) -> float:
-        handle = Handle(Netns(namespace.name))
-        try:
-            return timed(lambda: handle.apply(diff(None, RULES)))
-        finally:
-            handle.close()
-
-    def by_fork(namespace: Namespace) -> float:
-        argv = ["ip", "netns", "exec", namespace.name, "nft", "-f", "-"]
-        return timed(lambda: subprocess.run(argv, input=text, check=True))
-
-    peer = "one forked nft -f -"
-    variants = {
-        peer: in_fresh_namespace(by_fork),
-        f"{peer} (again)": in_fresh_namespace(by_fork),
-        "weir, in the process": in_fresh_namespace(by_weir),
-    }
-    return interleaved(variants, rounds), peer
-
-
-def noop(rounds: int) -> tuple[tuple[Result, ...], str]:
-    """A whole pass over a namespace that is as wanted, against one forked ``nft -j list table``."""
-    with (
-        Namespace.create("bench") as namespace,
-        tempfile.TemporaryDirectory() as directory,
-        ThreadPoolExecutor(1) as worker,
-    ):
-        handle, records = Handle(Netns(namespace.name)), Records(Path(directory))
-        target = Target(name="bench", netns=namespace.name, wish=Captured(capture=CAPTURE))
-        worker.submit(reconcile, target, handle, records).result()
-        argv = ["ip", "netns", "exec", namespace.name, "nft", "-j", "list", "table", "inet", pod.POD_TABLE]
-
-        def forked() -> float:
-            return timed(lambda: subprocess.run(argv, check=True, stdout=subprocess.DEVNULL))
-
-        peer = "one forked nft -j list table"
-        variants: dict[str, Callable[[], float]] = {
-            peer: forked,
-            f"{peer} (again)": forked,
-            "weir, rules, routes and listeners": lambda: worker.submit(
-                lambda: timed(lambda: reconcile(target, handle, records))
-            ).result(),
-            "weir, generation only": lambda: timed(handle.generation),
-        }
-        results = interleaved(variants, rounds)
-        worker.submit(reconcile, Target(name="bench", netns=namespace.name, wish=Absent()), handle, records).result()
-        handle.close()
-        return results, peer
+def main(arguments: Sequence[str]) -> int:
+    """Run the benches named on the command line, or all."""
+    asked = _parser().parse_args(arguments)
+    names = asked.bench or list(BENCHES)
+    if os.geteuid() != 0 and set(names) - {"encode", "startup"}:
+        print("bench: makes network namespaces and loads nftables rules: run it as root", file=sys.stderr)
+        return 2
+    for number in _ENDING:
+        signal.signal(number, _leave)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # a thousand open namespaces, as the daemon has them
+    measured_on = machine.describe()
+    as_text = asked.output == "text"
+    if as_text:
+        print(measured_on.text, flush=True)
+    reports = []
+    for name in names:
+        report = _run(name, asked.rounds)
+        reports.append(report)
+        if as_text:
+            print(f"\n{report.text()}", flush=True)
+    document = json.dumps(
+        {"machine": measured_on.document(), "void": any(each.void for each in reports)}
+        | {"reports": [each.document() for each in reports]},
+        indent=2,
+    )
+    if not as_text:
+        print(document)
+    if asked.json:
+        asked.json.write_text(f"{document}\n", encoding="utf-8")
+    if asked.plot:
+        asked.plot.write_text(chart.drawn(reports, measured_on), encoding="utf-8")
+    return _verdict(reports)
 
 
-BENCHES: dict[str, Callable[[int], tuple[tuple[Result, ...], str]]] = {"apply": apply, "noop": noop, "startup": startup}
+def _run(name: str, rounds: int | None) -> Report:
+    module = BENCHES[name]
+    report: Report = module.run(rounds or module.ROUNDS)
+    return report
 
 
-def main() -> int:
-    """Run the benches named on the command line; return 1 when the machine was too noisy to say anything."""
-    parser = argparse.ArgumentParser(prog="./dev bench", description=__doc__)
-    parser.add_argument("bench", nargs="*", choices=[[], *BENCHES], help="which; all by default")
-    parser.add_argument("--rounds", type=int, default=30, help="samples of each variant")
-    asked = parser.parse_args()
-    print(f"{platform.system()} {platform.release()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    void = False
-    for name in asked.bench or BENCHES:
-        results, peer = BENCHES[name](asked.rounds)
-        print(f"\n{name}: {BENCHES[name].__doc__}\n{table(results, peer)}")
-        first, again = (next(each.median for each in results if each.name == n) for n in (peer, f"{peer} (again)"))
-        noise = abs(again / first - 1)
-        if noise > MOST_NOISE:
-            void = True
-            print(f"void: two runs of the same peer differ by {noise:.0%}")
-    return void
+def _verdict(reports: Sequence[Report]) -> int:
+    void = [each.bench for each in reports if each.void]
+    if void:
+        print(f"bench: VOID, the machine was not quiet: {', '.join(void)}", file=sys.stderr)
+    return 1 if void else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="./dev bench",
+        description="Measure Weir against its peers, in one run. Ratios carry over to other machines; times don't.",
+    )
+    which = f"{', '.join(BENCHES)}; all by default"
+    parser.add_argument("bench", nargs="*", choices=[[], *BENCHES], metavar="BENCH", help=which)
+    parser.add_argument("--rounds", type=_number, metavar="N", help="samples of each variant; each bench has its own")
+    parser.add_argument("--output", choices=("text", "json"), default="text", help="what to print")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there as well, as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write the result there as an SVG picture")
+    return parser
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError(text)
+    return number
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End in order: what was made goes."""
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

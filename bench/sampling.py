@@ -1,57 +1,78 @@
-"""Interleaved samples of several variants, and their ratios."""
+"""Samples of several variants, taken in turns; and how they compare."""
 
+import math
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-# Two runs of one variant that differ by more than this make the whole run void: the machine wasn't quiet.
-MOST_NOISE = 0.10
+# Two equal variants that differ by more than this make the run void: the machine wasn't quiet.
+MOST_NOISE = 0.05
+
+T = TypeVar("T")
+# Takes one sample: what was measured, by name. Preparing and clearing away are left out of the numbers.
+Variant = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One variant's samples, in seconds."""
+    """The samples of one name: seconds, or bytes."""
 
     name: str
     samples: tuple[float, ...]
 
     @property
-    def median(self) -> float:
-        """The median sample, in seconds."""
+    def p50(self) -> float:
+        """The median sample."""
         return statistics.median(self.samples)
 
     @property
     def p95(self) -> float:
-        """The 95th percentile, in seconds."""
-        return statistics.quantiles(self.samples, n=20)[-1]
+        """The smallest sample that 95 of 100 don't exceed."""
+        return sorted(self.samples)[math.ceil(len(self.samples) * 0.95) - 1]
 
 
-def interleaved(variants: Mapping[str, Callable[[], float]], rounds: int) -> tuple[Result, ...]:
-    """Return the samples of each variant, taken in turns so that a busy moment hits all alike.
+def interleaved(
+    variants: Sequence[Variant],
+    rounds: int,
+    *,
+    turn: int = 1,
+    before: Callable[[], object] = lambda: None,
+    warm_up: int | None = None,
+) -> dict[str, Result]:
+    """Return the samples of all variants by name, in the order of the variants: taken in rounds, each in another order.
 
-    A variant returns the seconds that it took, so that it can leave its own preparation out.
+    So a busy moment hits all alike, and none always follows the same one. A variant takes `turn` samples at a time.
+    Where these are several, the first stands apart, by the name that `cold` gives it: a program that ran before has
+    taken the processor's caches, which makes sub-millisecond samples of whoever comes next twice as long. `before` each
+    round, nothing is measured. The first rounds, a tenth as many unless said otherwise, are not counted.
     """
-    samples: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds):
-        for name, run in variants.items():
-            samples[name].append(run())
-    return tuple(Result(name=name, samples=tuple(each)) for name, each in samples.items())
+    samples: list[dict[str, list[float]]] = [{} for _ in variants]
+    order = list(enumerate(variants))
+    chance = random.Random(0)
+    unused = math.ceil(rounds / 10) if warm_up is None else warm_up
+    for number in range(-unused, rounds):
+        before()
+        chance.shuffle(order)
+        for place, variant in order:
+            for sample in range(turn):
+                for name, value in variant().items():
+                    known = cold(name) if turn > 1 and not sample else name
+                    taken = samples[place].setdefault(known, [])
+                    if number >= 0:
+                        taken.append(value)
+    return {name: Result(name=name, samples=tuple(taken)) for each in samples for name, taken in each.items()}
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Return the seconds that a call took."""
+def cold(name: str) -> str:
+    """Return the name of the samples that were the first of their turn."""
+    return f"{name}, just after others"
+
+
+def timed(run: Callable[[], T]) -> tuple[float, T]:
+    """Return the seconds that a call took, and what it returned."""
     started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def table(results: tuple[Result, ...], peer: str) -> str:
-    """Return the results as lines: median, 95th percentile, and the ratio to the peer's median."""
-    of_peer = next(each.median for each in results if each.name == peer)
-    rows = [f"{'variant':<40} {'p50 ms':>9} {'p95 ms':>9} {'ratio':>7}"]
-    rows += [
-        f"{each.name:<40} {each.median * 1e3:9.3f} {each.p95 * 1e3:9.3f} {each.median / of_peer:7.3f}"
-        for each in results
-    ]
-    return "\n".join(rows)
+    returned = run()
+    return time.perf_counter() - started, returned
