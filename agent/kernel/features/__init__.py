@@ -4,12 +4,13 @@
 namespace.
 """
 
-from agent.kernel.features.declared import FEATURES, OWNED_TABLES, Feature, markdown
+from agent.kernel.features.declared import FEATURES, OWNED_TABLES, PERSISTENT_TABLES, Feature, markdown
 from agent.kernel.features.probing import Edge, Finding, ThisKernel, missing, missing_needed, probe
 
 __all__ = [
     "FEATURES",
     "OWNED_TABLES",
+    "PERSISTENT_TABLES",
     "Edge",
     "Feature",
     "Finding",

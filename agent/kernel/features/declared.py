@@ -30,6 +30,7 @@ class Feature:
 _NF_TABLES, _INET, _NAT, _IPV6 = "nf_tables", "inet tables", "nat chains in inet tables", "IPv6"
 _LISTING = "listing of TCP sockets"
 OWNED_TABLES = "tables with an owner"
+PERSISTENT_TABLES = "owned tables that persist"
 
 FEATURES = (
     Feature(name=_NF_TABLES, option="CONFIG_NF_TABLES", since="3.18", needed=True, proof=proofs.generation),
@@ -124,10 +125,19 @@ FEATURES = (
         proof=rules("user", "type filter hook output priority -300", "tcp dport 1 meta skuid 1 accept"),
     ),
     Feature(
+        # Until May 2022 a packet without a socket ended the kernel in output; "dnat to a port alone" came still later.
+        name="cgroup of a socket",
+        option="CONFIG_NFT_SOCKET, CONFIG_SOCK_CGROUP_DATA",
+        since="5.13",
+        instead="a target with `proxy_cgroup` fails, one whose proxy sets `proxy_mark` is captured",
+        builds_on=(_INET,),
+        proof=proofs.cgroup_asked,
+    ),
+    Feature(
         name="TCP flags",
         option="CONFIG_NF_TABLES",
         since="3.14",
-        instead='a target with open streams fails unless `established = "reset"`',
+        instead="a target fails while anything in its namespace has a TCP socket: start that afterwards",
         builds_on=(_INET,),
         proof=rules(
             "flags",
@@ -164,7 +174,7 @@ FEATURES = (
         name="sets of address and port",
         option="CONFIG_NF_TABLES (before 5.8 CONFIG_NF_TABLES_SET)",
         since="4.1",
-        instead="the node's probe rules can't be narrowed to ports",
+        instead="the node's table for probes is refused",
         builds_on=(_INET,),
         proof=rules(
             "pairs",
@@ -195,10 +205,10 @@ FEATURES = (
         proof=rules("owner", "type filter hook output priority -300", before="\tflags owner;\n"),
     ),
     Feature(
-        name="owned tables that persist",
+        name=PERSISTENT_TABLES,
         option="CONFIG_NF_TABLES",
         since="6.9",
-        instead="anybody with the right to can edit Weir's table; the daemon sees it and puts it back",
+        instead="the daemon doesn't own its tables: who may, can edit them; it sees that and puts them back",
         builds_on=(OWNED_TABLES,),
         proof=proofs.table_persists,
     ),

@@ -8,21 +8,33 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
 
 from agent.errors import KernelError
-from agent.kernel import ipv6, netns, routing
+from agent.kernel import batches, ipv6, netns, routing, tablequery
 from agent.kernel.conntrack import Conntrack, FlowTuple
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.nftables import Tables
-from agent.kernel.rawnetlink import NETLINK_NETFILTER, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, RawNetlink, attribute
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
 from agent.kernel.sockets import SocketDiag, TcpState
+from rulesets.diff import Plan
+from rulesets.model import Chain, Rule, Ruleset, with_counters
+from rulesets.netlink import encode
 from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan
-from rulesets.vocabulary import Family, Mark
+from rulesets.vocabulary import (
+    Accept,
+    ChainType,
+    DstPort,
+    Family,
+    Hook,
+    Mark,
+    PortRange,
+    Protocol,
+    SocketCgroup,
+)
 
 Proof = str | Callable[[], None]
 
@@ -32,13 +44,6 @@ _SECONDS = 1.0  # what is sent on `lo` arrives before `send` returns; only what 
 # Ten seconds: where many links come and go, the kernel looks at a new one once a second (net/core/link_watch.c).
 _AGAIN, _ATTEMPTS = 0.01, 1000
 _LINK = "weir-proof"
-# include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h
-_BATCH_BEGIN, _BATCH_END = 16, 17
-_SUBSYS_NFTABLES = 10
-_NEWTABLE, _GETGEN = _SUBSYS_NFTABLES << 8 | 0, _SUBSYS_NFTABLES << 8 | 16
-_NFPROTO_INET = 1
-_TABLE_NAME, _TABLE_FLAGS = 1, 2
-_FLAG_OWNER, _FLAG_PERSIST = 0x2, 0x4
 _TABLE, _PRIORITY = 119, 119
 
 
@@ -50,8 +55,8 @@ def rules(name: str, chain: str, *lines: str, before: str = "") -> str:
 
 def generation() -> None:
     """Ask for the number of the ruleset."""
-    with RawNetlink(NETLINK_NETFILTER, feature="nf_tables", option="CONFIG_NF_TABLES") as netlink:
-        netlink.ask(_GETGEN, bytes(4), statement="nft generation").expect("nft generation")
+    with _netfilter() as netlink:
+        tablequery.generation(netlink)
 
 
 def port_translated() -> None:
@@ -116,25 +121,24 @@ def _address(rtnetlink: Any, address: str) -> None:
 
 def table_persists() -> None:
     """Make a table that is owned by a socket and outlives it. nft before 1.1 has no word for that: raw netlink."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as netlink:
-        netlink.settimeout(_SECONDS)
-        begin = struct.pack("!BBH", 0, 0, _SUBSYS_NFTABLES)
-        table = struct.pack("!BBH", _NFPROTO_INET, 0, 0)
-        table += attribute(_TABLE_NAME, b"weir-persist\0")
-        table += attribute(_TABLE_FLAGS, (_FLAG_OWNER | _FLAG_PERSIST).to_bytes(4, "big"))
-        netlink.send(
-            _message(_BATCH_BEGIN, 0, begin)
-            + _message(_NEWTABLE, NLM_F_CREATE | NLM_F_ACK, table)
-            + _message(_BATCH_END, 0, begin)
-        )
-        answer = netlink.recv(4096)
-        code = -struct.unpack_from("=i", answer, 16)[0]  # nlmsghdr, then nlmsgerr.error
-        if code:
-            raise KernelError(statement="add table inet weir-persist { flags owner,persist; }", said=os.strerror(code))
+    with _netfilter() as netlink:
+        table = Plan(actual=None, desired=Ruleset(table="weir-persist"))
+        acknowledged = batches.acknowledges_end(netlink)
+        batches.send(netlink, encode(table, flags=("owner", "persist"), end_acknowledged=acknowledged))
 
 
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), kind, flags | NLM_F_REQUEST, 1, 0) + body
+def cgroup_asked() -> None:
+    """Ask for the cgroup of a packet's socket. nft has no word for one that isn't there: raw netlink."""
+    asked = (DstPort(protocol=Protocol.TCP, ports=PortRange(1, 1)), SocketCgroup(level=1, cgroup=2**64 - 1))
+    rule = Rule(slug="asked", matches=asked, action=Accept())
+    chain = Chain(name="proof", type=ChainType.FILTER, hook=Hook.OUTPUT, priority=-300, rules=(rule,))
+    with _netfilter() as netlink:
+        plan = Plan(actual=None, desired=with_counters("weir-cgroup", (chain,)))
+        batches.send(netlink, encode(plan, end_acknowledged=batches.acknowledges_end(netlink)))
+
+
+def _netfilter() -> RawNetlink:
+    return RawNetlink(NETLINK_NETFILTER, feature="nf_tables", option="CONFIG_NF_TABLES")
 
 
 def entry_made() -> None:
@@ -161,7 +165,7 @@ def listener_listed(kind: int) -> None:
         if kind == socket.SOCK_STREAM:
             listener.listen(1)
         port = listener.getsockname()[1]
-        if not any(each.protocol == protocol and each.port == port for each in diag.listening_ports()):
+        if not any(each.port == port for each in diag.listening_ports((protocol,))):
             raise KernelError(statement=f"ss --listening --{protocol}", said="a listening socket is not listed")
 
 
