@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 
 from agent.errors import TargetError
 from agent.kernel.ipv6 import Ipv6
-from agent.observed import Observed, Unanswered, unanswered
+from agent.observed import Observed, Unanswered, in_words, unanswered
 from agent.targets import Absent, Captured, Target, TargetPlan
 from rulesets import pod
 from rulesets import routing as routes
-from rulesets.capture import Capture, Uncapturable
+from rulesets.capture import Capture, ProxyAbsent, Uncapturable
 from rulesets.diff import diff
 from rulesets.pod.recalled import recall
 from rulesets.routing import NO_ROUTING, RoutingPlan
@@ -20,7 +20,7 @@ class Comparison:
 
     `plan` leads from what is to what is wanted. `closed` are ports to which connections would go and where nothing
     listens. `left_out` says, in words, which families of the namespace are not captured; `direct` whether any of them
-    goes around the proxy instead of being refused.
+    goes around the proxy instead of being refused. `missing` says, in words, that the proxy's cgroup isn't there.
     """
 
     capture: Capture
@@ -28,11 +28,23 @@ class Comparison:
     closed: tuple[Unanswered, ...] = ()
     left_out: tuple[str, ...] = ()
     direct: bool = False
+    missing: str = ""
 
     @property
     def whole(self) -> bool:
         """Whether, once the plan is carried out, no new connection that the wish names goes around the proxy."""
         return not self.closed and not self.direct
+
+    def awaited(self, *, steady: bool) -> str:
+        """Return, in words, what must come before anything is written; empty when it can be. `steady`: it is captured.
+
+        Where neither a cgroup nor a rule of before tells the proxy, its own connections would be sent back to it
+        without end; only where nothing listens there is no proxy yet, and `when_proxy_absent` decides.
+        """
+        waits = self.capture.when_proxy_absent is ProxyAbsent.WAIT
+        if self.missing and self.capture.proxy_cgroup is None and (waits or not self.closed):
+            return self.missing
+        return in_words(self.closed) if waits and not steady else ""
 
 
 def compare(target: Target, observed: Observed) -> Comparison:
@@ -42,7 +54,7 @@ def compare(target: Target, observed: Observed) -> Comparison:
     """
     match target.wish:
         case Captured(capture=wanted):
-            capture = _capturable(wanted, observed)
+            capture, missing = _with_number(_capturable(wanted, observed), observed)
             redirected = tuple(each for each in capture.captured_families if each in observed.capturable)
             left_out = tuple(_left_out(wanted, capture, observed))
             return Comparison(
@@ -54,6 +66,7 @@ def compare(target: Target, observed: Observed) -> Comparison:
                 closed=unanswered(capture, observed.listeners, redirected),
                 left_out=left_out,
                 direct=bool(left_out) and capture.uncapturable is Uncapturable.DIRECT,
+                missing=missing,
             )
         case Absent():
             return Comparison(
@@ -79,6 +92,20 @@ def _capturable(capture: Capture, observed: Observed) -> Capture:
         return replace(capture, families=left)
     except ValueError as error:  # nothing is left in the other family, say
         raise TargetError(f"IPv6 is {observed.ipv6}, and without it: {error}") from None
+
+
+def _with_number(capture: Capture, observed: Observed) -> tuple[Capture, str]:
+    """Return the capture with its cgroup's number, and in words that there is none, if so.
+
+    While the service is stopped the number stays that it had: nothing has it any more, and nothing will.
+    """
+    wanted = capture.proxy_cgroup
+    if wanted is None:
+        return capture, ""
+    if observed.proxy_cgroup is not None:
+        return replace(capture, proxy_cgroup=replace(wanted, cgroup=observed.proxy_cgroup)), ""
+    before = recall(observed.ruleset, {}).proxy_cgroup
+    return replace(capture, proxy_cgroup=before), f"there is no cgroup {wanted.cgroup!r} (proxy_cgroup)"
 
 
 def _left_out(wanted: Capture, capture: Capture, observed: Observed) -> list[str]:

@@ -16,7 +16,6 @@ from agent.state import Records, now
 from agent.streams import Stream
 from agent.targets import Absent, State, Target, TargetPlan
 from agent.words import counted
-from rulesets.capture import ProxyAbsent
 from rulesets.model import Counter
 from rulesets.routing import RoutingPlan
 
@@ -96,10 +95,11 @@ def _checks(target: Target, compared: Comparison) -> list[Check]:
         said = f"there is no table inet {rules.table}"
     else:
         said = counted(len(rules.changes()), "difference") if rules else "as wanted"
+    lacking = "; ".join(filter(None, (in_words(compared.closed), compared.missing)))
     return [
         Check(name="rules", holds=not rules, said=said),
         Check(name="routes", holds=not routing, said=_routes(routing) if routing else "as wanted"),
-        Check(name="proxy", holds=not compared.closed, said=in_words(compared.closed) or "answers on its ports"),
+        Check(name="proxy", holds=not lacking, said=lacking or "answers on its ports"),
         Check(
             name="families",
             holds=not compared.direct,
@@ -115,8 +115,7 @@ def _state(target: Target, observed: Observed, compared: Comparison, checks: tup
     if isinstance(target.wish, Absent):
         return (State.FAILED, failed) if failed else (State.REMOVED, "nothing of Weir is there")
     if not enrol.is_steady(observed.ruleset):
-        waits = compared.capture.when_proxy_absent is ProxyAbsent.WAIT
-        return State.WAITING, in_words(compared.closed) if waits and compared.closed else "not captured"
+        return State.WAITING, compared.awaited(steady=False) or "not captured"
     if failed or compared.left_out:
         return State.DEGRADED, failed or "; ".join(compared.left_out)
     return State.UNCHANGED, "all is as wanted"

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 
 from rulesets import settings
 from rulesets.settings import CaptureError
-from rulesets.vocabulary import Address, Family, Mark, Network, PortRange, family_of
+from rulesets.vocabulary import Address, Family, Mark, Network, PortRange, SocketCgroup, family_of
 
 ALL_PORTS = (PortRange(0, 65535),)
 ALL_NETWORKS: tuple[Network, ...] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
@@ -50,7 +50,8 @@ class Capture:
     """All that one namespace can want. Field names are the setting names of files and annotations.
 
     Build one from outside text with `parse`. `families` None means: whatever the namespace has. `kept_deadline` is in
-    seconds from enrolment; None keeps streams for as long as they live.
+    seconds from enrolment; None keeps streams for as long as they live. What is of `proxy_user` or of `proxy_cgroup` is
+    the proxy's as well as what has its mark; the agent puts a cgroup's number in the place of its path.
     """
 
     outbound_port: int = 15001
@@ -63,6 +64,7 @@ class Capture:
     ingress: bool = False
     proxy_mark: Mark = Mark(0x539, 0xFFF)
     proxy_user: int | None = None
+    proxy_cgroup: SocketCgroup | None = None
     connection_mark: Mark = Mark(0x111, 0xFFF)
     probe_sources: tuple[Address, ...] = PROBE_SOURCES
     virtual_interfaces: tuple[str, ...] = ()
@@ -142,6 +144,7 @@ _READERS: dict[str, _Reader] = {
     **dict.fromkeys(("dns", "inbound", "outbound", "ingress"), settings.boolean),
     **dict.fromkeys(("proxy_mark", "connection_mark"), settings.mark),
     "proxy_user": settings.user,
+    "proxy_cgroup": settings.cgroup,
     "probe_sources": settings.addresses,
     **dict.fromkeys(("virtual_interfaces", "exclude_interfaces"), settings.interfaces),
     **{f"{kind}_{way}_ports": settings.ports for kind in ("include", "exclude") for way in ("outbound", "inbound")},

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
-from rulesets.vocabulary import INTERFACE, Address, Family, Mark, ModelError, Network, PortRange
+from rulesets.vocabulary import CGROUP, INTERFACE, Address, Family, Mark, ModelError, Network, PortRange, SocketCgroup
 
 _NUMBER = re.compile(r"[0-9]{1,10}|0x[0-9a-fA-F]{1,8}", re.ASCII)
 _ANY_FAMILY: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
@@ -61,6 +61,28 @@ port = whole_number(1, 65535)
 def user(name: str, value: object) -> int:
     """Return a numeric user. Names are resolved before, where the user database is at hand."""
     return whole_number(0, 2**32 - 2)(name, value)
+
+
+def cgroup(name: str, value: object) -> SocketCgroup:
+    """Return the match for the sockets of a cgroup, given by its path from the root of version 2."""
+    if not isinstance(value, str):
+        raise CaptureError(name, value, 'wants the path of a cgroup, such as "system.slice/proxy.service"')
+    if value.startswith("/"):
+        inside = re.sub(r"^/+(sys/fs/cgroup(/+unified)?(/+|$))?", "", value)
+        said = f"write {inside}" if CGROUP.fullmatch(inside) else "is not"
+        raise CaptureError(name, value, f"{said}: a path from the root of the cgroups, without a slash in front")
+    names = value.split("/")
+    if "" in names:
+        raise CaptureError(name, value, "has a slash too many" if value else "is empty; the root holds every process")
+    if not {".", ".."}.isdisjoint(names):
+        raise CaptureError(name, value, "has a . or .. in it; write where it leads")
+    if len(names) > 255:
+        raise CaptureError(name, value, f"is {len(names)} levels deep, and the kernel compares 255 at most")
+    if len(value) > 3840 or max(map(len, names)) > 255:
+        raise CaptureError(name, value, "is too long: a name has 255 characters at most, a path 3840")
+    if not CGROUP.fullmatch(value):
+        raise CaptureError(name, value, "has a character that nft can't write or that no cgroup's name should have")
+    return SocketCgroup(level=len(names), cgroup=value)
 
 
 def seconds(name: str, value: object) -> float:

@@ -56,9 +56,9 @@ def render(
     Needs no root and looks at no namespace. Without a file, --set alone describes a capture.
 
     The settings are those of the file: outbound_port, inbound_port, hbone_port, dns_port, dns, inbound, outbound,
-    ingress, proxy_mark, proxy_user, connection_mark, probe_sources, virtual_interfaces, exclude_interfaces,
-    {include,exclude}_{outbound,inbound}_{ports,networks}, families, established, kept_deadline, when_proxy_absent,
-    uncapturable, route_table, rule_priority.
+    ingress, proxy_mark, proxy_user, proxy_cgroup, connection_mark, probe_sources, virtual_interfaces,
+    exclude_interfaces, {include,exclude}_{outbound,inbound}_{ports,networks}, families, established, kept_deadline,
+    when_proxy_absent, uncapturable, route_table, rule_priority.
     """
     from agent.targets import Captured
     from rulesets import nft, pod

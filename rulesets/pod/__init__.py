@@ -7,6 +7,7 @@ before both. Everything below knows the proxy by its mark alone. The intent of e
 
 import dataclasses
 from collections.abc import Iterator
+from functools import lru_cache
 
 from rulesets.capture import Capture
 from rulesets.model import Chain, Ruleset, with_counters
@@ -25,7 +26,7 @@ NAT_OUT = Chain(name="nat-out", type=ChainType.NAT, hook=Hook.OUTPUT, priority=-
 
 # The whole table at a glance: where, and in which order.
 REASONS: dict[Chain, tuple[Reason, ...]] = {
-    RAW_OUT: (proxy.by_user, proxy.dns_zone),
+    RAW_OUT: (proxy.by_user, proxy.by_cgroup, proxy.dns_zone),
     MANGLE_OUT: (proxy.reply_to_proxy, proxy.to_app),
     NAT_PRE: (
         inbound.virtual_interfaces,
@@ -58,14 +59,19 @@ REASONS: dict[Chain, tuple[Reason, ...]] = {
 }
 
 
+@lru_cache(maxsize=256)
 def build(capture: Capture, *, stage: Stage = Stage.STEADY, table: str = POD_TABLE) -> Ruleset:
-    """Return the whole table that carries out a capture. Chains that would be empty are left out, but for draining."""
+    """Return the whole table that carries out a capture. Chains that would be empty are left out, but for draining.
+
+    Cached: like captures share one ruleset, so that 500 like pods are compared and encoded once.
+    """
     if stage is Stage.DRAINING:
         # A namespace without any nat chain un-translates nothing: every captured stream would break. The proxy must
         # still be known, too: it may have yet to dial for a connection that it has accepted.
-        known_by_user = (RAW_OUT,) if capture.inbound and capture.proxy_user is not None else ()
+        unmarked = capture.proxy_user is not None or capture.proxy_cgroup is not None
+        made_known = (RAW_OUT,) if capture.inbound and unmarked else ()
         nat_out = dataclasses.replace(NAT_OUT, rules=tuple(proxy.captured_go_on(capture, stage)))
-        return with_counters(table, (*_chains(capture, stage, (*known_by_user, MANGLE_OUT)), nat_out))
+        return with_counters(table, (*_chains(capture, stage, (*made_known, MANGLE_OUT)), nat_out))
     return with_counters(table, tuple(_chains(capture, stage, tuple(REASONS))), selection.sets(capture))
 
 

@@ -83,8 +83,12 @@ def probes(capture: Capture, _stage: Stage) -> Iterator[Rule]:
 
 
 def loopback(capture: Capture, _stage: Stage) -> Iterator[Rule]:
-    """The application talking to itself."""
-    if captures_inbound(capture):
+    """The application talking to itself.
+
+    Where there is `nat-out`, that has decided: the kernel asks one nat chain of a connection, not another one when the
+    packet comes back by `lo` (net/netfilter/nf_nat_core.c, nf_nat_inet_fn).
+    """
+    if captures_inbound(capture) and not capture.outbound:
         for network in LOOPBACK:
             yield accept("inbound-loopback", Dst(network=network))
 

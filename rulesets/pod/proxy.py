@@ -38,6 +38,16 @@ def by_user(capture: Capture, _stage: Stage) -> Iterator[Rule]:
         )
 
 
+def by_cgroup(capture: Capture, _stage: Stage) -> Iterator[Rule]:
+    """Or by the cgroup of its service, whoever it runs as and whatever it starts. That becomes the mark, too."""
+    if capture.proxy_cgroup is not None:
+        yield Rule(
+            slug="proxy-by-cgroup",
+            matches=(capture.proxy_cgroup,),
+            action=SetMark(mark=capture.proxy_mark),
+        )
+
+
 def dns_zone(capture: Capture, stage: Stage) -> Iterator[Rule]:
     """The proxy's own queries are tracked apart: a client may have used the same ports for its redirected query."""
     if capture.dns and stage is not Stage.DRAINING:

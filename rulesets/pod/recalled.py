@@ -4,7 +4,17 @@ from collections.abc import Iterator, Mapping
 
 from rulesets.capture import Capture
 from rulesets.model import Rule, Ruleset
-from rulesets.vocabulary import ConnMark, Dnat, Mark, PacketMark, Redirect, SetConnMark, SetMark, SocketUser
+from rulesets.vocabulary import (
+    ConnMark,
+    Dnat,
+    Mark,
+    PacketMark,
+    Redirect,
+    SetConnMark,
+    SetMark,
+    SocketCgroup,
+    SocketUser,
+)
 
 _PORTS = {
     "outbound-redirect": "outbound_port",
@@ -17,19 +27,19 @@ _PORT_NAMES = ("outbound_port", "inbound_port", "dns_port", "hbone_port")
 
 
 def recall(ruleset: Ruleset | None, ports: Mapping[str, int]) -> Capture:
-    """Return a capture with the ports, marks and user of a table, and `ports` for those that it no longer names.
+    """Return a capture with what a table says of ports, marks and the proxy, and `ports` for those it no longer names.
 
     A table that drains names no ports any more; where nothing is known stands a default, or another value where the
     default is taken. Never raises: whatever somebody wrote into the table, it must be possible to take it away.
     """
-    found: dict[str, int | Mark] = dict(ports)
+    found: dict[str, int | Mark | SocketCgroup] = dict(ports)
     slugs = {rule.slug for rule in ruleset.rules()} if ruleset else set()
     for rule in ruleset.rules() if ruleset else ():
         found |= _told_by(rule)
     inbound = "inbound_port" in found or not slugs.isdisjoint(("reply-to-proxy", "proxy-to-app"))
     dns = "dns_port" in found
     named = _apart({name: value for name, value in found.items() if name in _PORT_NAMES and isinstance(value, int)})
-    user = found.get("proxy_user")
+    user, cgroup = found.get("proxy_user"), found.get("proxy_cgroup")
     proxy, connection = found.get("proxy_mark"), found.get("connection_mark")
     default = Capture()
     for ours in _candidates(proxy, default.proxy_mark):
@@ -45,20 +55,21 @@ def recall(ruleset: Ruleset | None, ports: Mapping[str, int]) -> Capture:
                     proxy_mark=ours,
                     connection_mark=theirs,
                     proxy_user=user if isinstance(user, int) else None,
+                    proxy_cgroup=cgroup if isinstance(cgroup, SocketCgroup) else None,
                 )
             except ValueError:
                 pass
     return default
 
 
-def _told_by(rule: Rule) -> dict[str, int | Mark]:
-    told: dict[str, int | Mark] = {}
+def _told_by(rule: Rule) -> dict[str, int | Mark | SocketCgroup]:
+    told: dict[str, int | Mark | SocketCgroup] = {}
     match rule.action:
         case Redirect(port=port) | Dnat(port=port) if rule.slug in _PORTS:
             told[_PORTS[rule.slug]] = port
         case SetMark(mark=mark) if rule.slug == "reply-to-proxy":
             told["connection_mark"] = mark
-        case SetMark(mark=mark) if rule.slug == "proxy-by-user":
+        case SetMark(mark=mark) if rule.slug in ("proxy-by-user", "proxy-by-cgroup"):
             told["proxy_mark"] = mark
         case SetConnMark(mark=mark) if rule.slug == "proxy-to-app":
             told["connection_mark"] = mark
@@ -72,6 +83,8 @@ def _told_by(rule: Rule) -> dict[str, int | Mark]:
                 told["connection_mark"] = mark
             case SocketUser(user=user) if rule.slug == "proxy-by-user":
                 told["proxy_user"] = user
+            case SocketCgroup() if rule.slug == "proxy-by-cgroup":
+                told["proxy_cgroup"] = each
             case _:
                 pass
     return told
@@ -89,7 +102,7 @@ def _apart(known: Mapping[str, int]) -> dict[str, int]:
     return ports
 
 
-def _candidates(known: int | Mark | None, default: Mark) -> Iterator[Mark]:
+def _candidates(known: int | Mark | SocketCgroup | None, default: Mark) -> Iterator[Mark]:
     if isinstance(known, Mark):
         yield known
     yield default
