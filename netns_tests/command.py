@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from netns_tests.patience import slow
+
 __all__ = ["WEIR", "Command", "Done", "Session", "end"]
 
 WEIR = str(Path(sys.executable).with_name("weir"))
-SECONDS = 60.0
+SECONDS = slow(60.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ class Session:
         """Type something."""
         os.write(self._master, keys.encode())
 
-    def until(self, text: str, seconds: float = 20.0) -> str:
+    def until(self, text: str, seconds: float = SECONDS) -> str:
         """Read until the terminal has shown a text; return all that it has shown."""
         deadline = time.monotonic() + seconds
         while text not in self.output and self._read(deadline):
@@ -129,7 +131,7 @@ class Session:
         assert text in self.output, f"{text!r} was not shown, but:\n{self.output}"
         return self.output
 
-    def end(self, seconds: float = 20.0) -> int:
+    def end(self, seconds: float = SECONDS) -> int:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds
         while self._read(deadline):

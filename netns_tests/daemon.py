@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,12 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.local_api import Client
 from netns_tests.command import Command
 from netns_tests.namespace import Namespace
+from netns_tests.patience import slow
 from netns_tests.syscalls import configure, pin_new_namespace, unpin
 from netns_tests.world import eventually
 
 __all__ = ["Daemon", "appear", "is_clean", "links", "listening", "rules", "targets", "tie", "unix_request", "vanish"]
 
-SECONDS = 30.0
+SECONDS = slow(30.0)
 # Captured at once, whoever listens; without DNS two listeners make it whole.
 CAPTURE = 'when_proxy_absent = "capture"\ndns = false'
 PROXY = (15001, 15006)
@@ -70,10 +72,16 @@ def links(peer: Namespace) -> set[str]:
 
 
 def rules(namespace: Namespace, *, everything: bool = False) -> str:
-    """Return Weir's rules and routes (or everybody's) in a namespace as the system's tools print them."""
+    """Return Weir's rules and routes (or everybody's) in a namespace as the system's tools print them.
+
+    Without who owns the table: that is no matter of rules, and another one after a restart.
+    """
     table = "ruleset" if everything else "table inet weir-pod"
     script = f"nft -s list {table} 2>&1; for f in -4 -6; do ip $f rule; ip $f route show table all proto 119; done"
-    return namespace.command("sh", "-c", script if not everything else script.replace(" proto 119", ""))
+    said = namespace.command("sh", "-c", script if not everything else script.replace(" proto 119", ""))
+    return re.sub(
+        r"^(table inet weir-\w+ \{)(?: # progname .*)?\n(?:\tflags .*\n\n?)?", r"\1\n", said, flags=re.MULTILINE
+    )
 
 
 def is_clean(namespace: Namespace) -> bool:

@@ -11,11 +11,12 @@ from typing import Self, TypeVar
 from agent.kernel.conntrack import Conntrack, Flow
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
-from agent.reconcile import reconcile
+from agent.reconcile import read_back, reconcile
 from agent.state import Records
 from agent.targets import Absent, Captured, Outcome, State, Target
 from netns_tests.clients import exchange
 from netns_tests.namespace import Namespace
+from netns_tests.patience import slow
 from netns_tests.servers import EchoServer
 from netns_tests.stream import Stream
 from netns_tests.world import Host, World, eventually
@@ -42,11 +43,6 @@ BOTH_WAYS = [(family, outbound) for family in FAMILIES for outbound in (True, Fa
 # What makes conntrack active in a namespace, and nothing else.
 _TRACKS = "table inet tracks {\nchain output { type filter hook output priority 0; ct state invalid counter; }\n}"
 _UNSTEADY = ("nf_conntrack_count", "ip_local_port_range", "netns_ids", "ip_vs", "fib_notify")
-
-
-def slow(seconds: float) -> float:
-    """Return a stated time, stretched for machines that are known to be slow (WEIR_TEST_SLOWNESS, a factor)."""
-    return seconds * float(os.environ.get("WEIR_TEST_SLOWNESS", "1"))
 
 
 def capture(**values: object) -> Capture:
@@ -89,7 +85,7 @@ class Weir:
 
     def _reconcile(self, wish: Captured | Absent) -> Outcome:
         target = Target(name=self.pod.name, netns=self.pod.name, wish=wish)
-        return self.call(reconcile, target, self.handle, self.records)
+        return self.call(lambda: read_back(reconcile(target, self.handle, self.records), self.handle))
 
     def flows(self) -> tuple[Flow, ...]:
         """Return the pod's conntrack entries."""

@@ -20,7 +20,7 @@ from tests import scenarios, variants
 
 __all__ = ["GETTABLE", "GOLDENS", "POD", "Place", "counts", "opened"]
 
-GOLDENS = {each.name: each.ruleset for each in scenarios.load_all()} | {"everything": variants.ruleset()}
+GOLDENS = {each.name: each.ruleset for each in scenarios.anywhere()} | {"everything": variants.ruleset(by_nft=True)}
 POD = GOLDENS["dual-stack"]
 GETTABLE = c.NFNL_SUBSYS_NFTABLES << 8 | 1
 GETSETELEM = c.NFNL_SUBSYS_NFTABLES << 8 | 13
@@ -64,7 +64,7 @@ class Place:
         return found
 
     def send(self, plan: Plan, **how: Any) -> Batch:
-        batch = encode(plan, **how)
+        batch = encode(plan, **{"end_acknowledged": batches.acknowledges_end(self.netlink)} | how)
         batches.send(self.netlink, batch)
         return batch
 

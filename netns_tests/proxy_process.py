@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from netns_tests.captured import Address, Captured, Log
+from netns_tests.cgroup import entering
 from netns_tests.namespace import Namespace
 from netns_tests.proxy import MARK
 
@@ -27,11 +28,16 @@ class ProxyProcess:
         keep_source: bool = True,
         forward_dns: Address | None = None,
         drain: float = 0.0,
+        cgroup: Path | None = None,
     ) -> None:
-        """Take the arguments of `Proxy`; `drain` is how long it lets connections end after SIGTERM."""
+        """Take the arguments of `Proxy`; `drain` is how long it lets connections end after SIGTERM.
+
+        With a `cgroup` it enters that directory before it does anything, as a service does.
+        """
         self.captured = Log()
         self._namespace = namespace
-        self._argv = [sys.executable, "-m", "netns_tests.proxy", "--netns", namespace.name, f"--drain={drain}"]
+        self._argv = [] if cgroup is None else entering(cgroup)
+        self._argv += [sys.executable, "-m", "netns_tests.proxy", "--netns", namespace.name, f"--drain={drain}"]
         self._argv += [f"--mark={'none' if mark is None else hex(mark)}"]
         self._argv += [] if user is None else [f"--user={user}"]
         self._argv += [] if keep_source else ["--no-keep-source"]

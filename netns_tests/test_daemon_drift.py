@@ -1,4 +1,4 @@
-"""What others do to the rules of a captured namespace: repaired by event, and nothing else is touched."""
+"""What others do to rules and routes that the daemon doesn't own: repaired by event, and nothing else is touched."""
 
 import time
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         for each in listening(pod, *PROXY):
             stack.callback(each.close)
         directory = tmp_path_factory.mktemp("drift")
-        daemon = stack.enter_context(Daemon(directory, targets([pod]), "--resync", "36000")).start()
+        daemon = stack.enter_context(Daemon(directory, targets([pod]), "--resync", "36000", "--no-own")).start()
         daemon.eventually(lambda: daemon.state("t0") == "unchanged", "it is captured")
         yield daemon, pod
 

@@ -125,8 +125,9 @@ def test_a_bad_file_changes_nothing_and_is_told_everywhere(tmp_path: Path, two: 
 
 
 def test_a_restart_touches_nothing(tmp_path: Path, two: tuple[Namespace, Namespace]) -> None:
+    """Without ownership: taking that is a change of the table, of nothing but its owner."""
     one, other = two
-    with Daemon(tmp_path, targets(two)) as daemon:
+    with Daemon(tmp_path, targets(two), "--no-own") as daemon:
         daemon.start()
         daemon.eventually(lambda: all(map(captured, two)), "both are captured")
         before = [(rules(pod), generation(pod)) for pod in two]

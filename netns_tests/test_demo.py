@@ -121,7 +121,7 @@ def test_claim_that_does_not_hold_fails_the_demo(demos: list[Demo], tmp_path: Pa
 @pytest.mark.parametrize(
     ("number", "sentence"),
     [
-        (signal.SIGINT, "a request of pod1 now gets past the proxy"),  # with the daemon paused
+        (signal.SIGINT, "a request of pod1 now gets past the proxy"),  # with the daemon killed
         (signal.SIGTERM, "no proxy runs yet, so Weir waits"),
         (signal.SIGHUP, "and it has written nothing"),
     ],

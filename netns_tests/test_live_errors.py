@@ -110,9 +110,9 @@ def test_a_table_of_another_owner_is_named_and_left(world: World, pod: Host, wei
     with Proxy(pod):
         with owned_by_another(pod):
             before = kernel_state(pod)
-            refused(weir.capture(), "Operation not permitted", "another process owns the table", "inet weir-pod")
+            refused(weir.capture(), "Operation not permitted", "is owned by process", "inet weir-pod")
             assert kernel_state(pod) == before
-            refused(weir.remove(), "another process owns the table")
+            refused(weir.remove(), "is owned by process")
             assert kernel_state(pod) == before
         assert weir.capture().state is State.APPLIED
         assert ways(world, pod) == CAPTURED

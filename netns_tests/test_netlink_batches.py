@@ -10,12 +10,12 @@ from hypothesis import settings as hypothesis_settings
 
 from netns_tests.kernel_tables import GOLDENS, POD, Place, counts
 from netns_tests.namespace import Namespace
-from rulesets import nft, pod, transaction
+from rulesets import nft, pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Chain, Rule, Ruleset, with_counters
 from rulesets.vocabulary import Accept, ChainType, DstPort, Hook, PortRange, Protocol, SrcPort
-from tests import scenarios, strategies
+from tests import scenarios, strategies, transaction
 
 # Two places serve all examples: each begins by removing what the one before it left.
 many = hypothesis_settings(
@@ -77,7 +77,7 @@ def test_the_comparison_of_dumps_can_fail(encoded: Place, text: Place) -> None:
 
 
 @many
-@given(ruleset=strategies.rulesets())
+@given(ruleset=strategies.rulesets(by_nft=True))
 def test_so_it_does_for_whatever_the_model_allows(encoded: Place, text: Place, ruleset: Ruleset) -> None:
     encoded.flush()
     text.flush()
@@ -88,7 +88,7 @@ def test_so_it_does_for_whatever_the_model_allows(encoded: Place, text: Place, r
 
 
 @many
-@given(capture=strategies.captures())
+@given(capture=strategies.captures(by_nft=True))
 def test_so_it_does_for_whatever_is_captured(encoded: Place, text: Place, capture: Capture) -> None:
     encoded.flush()
     text.flush()
@@ -114,7 +114,7 @@ def test_every_golden_becomes_every_other_as_it_does_by_text(encoded: Place, tex
 
 
 @many
-@given(pair=strategies.pairs())
+@given(pair=strategies.pairs(by_nft=True))
 def test_any_ruleset_becomes_any_other_and_counters_stay(
     encoded: Place, text: Place, pair: tuple[Ruleset, Ruleset]
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from agent.errors import AnswerLost, GenerationMoved, KernelError, TableHeld
 from agent.kernel import batches
-from agent.kernel.tablequery import table_flags
+from agent.kernel.tablequery import table_state
 from netns_tests.kernel_tables import GETTABLE, GOLDENS, POD, Place, counts, opened
 from netns_tests.namespace import Namespace
 from rulesets import nft
@@ -33,10 +33,16 @@ def encoded(place: Place) -> Place:
     return place
 
 
+def flags_of(place: Place) -> tuple[str, ...]:
+    state = table_state(place.netlink, POD.table)
+    assert state is not None
+    return state.flags
+
+
 def test_a_table_is_owned_and_outlives_its_owner_and_is_adopted_with_the_next_change(encoded: Place) -> None:
     owner = opened(encoded.namespace)
     batches.send(owner, encode(Plan(actual=None, desired=POD), flags=OWNED))
-    assert table_flags(encoded.netlink, POD.table) == OWNED
+    assert flags_of(encoded) == OWNED
     assert encoded.read(POD.table) == POD
     other = encode(Plan(actual=POD, desired=GOLDENS["dns-off"]), flags=OWNED, found=OWNED)
     with pytest.raises(TableHeld, match=r"add|flush") as held:
@@ -47,15 +53,15 @@ def test_a_table_is_owned_and_outlives_its_owner_and_is_adopted_with_the_next_ch
     batches.send(owner, other)  # its owner changes it in place
     assert encoded.read(POD.table) == GOLDENS["dns-off"]
     owner.close()
-    assert table_flags(encoded.netlink, POD.table) == ("persist",)
+    assert flags_of(encoded) == ("persist",)
     adopting = encode(Plan(actual=GOLDENS["dns-off"], desired=POD), flags=OWNED, found=("persist",))
     assert not any(each.verb is Verb.DELETE and each.thing is None for each in adopting.messages)
     with opened(encoded.namespace) as adopter:
         batches.send(adopter, adopting)
-        assert table_flags(encoded.netlink, POD.table) == OWNED
+        assert flags_of(encoded) == OWNED
         assert encoded.read(POD.table) == POD
         batches.send(adopter, encode(Plan(actual=POD, desired=None), flags=OWNED, found=OWNED))
-    assert table_flags(encoded.netlink, POD.table) is None
+    assert table_state(encoded.netlink, POD.table) is None
 
 
 def test_an_equal_orphan_is_adopted_without_touching_its_rules(encoded: Place) -> None:
@@ -66,7 +72,7 @@ def test_an_equal_orphan_is_adopted_without_touching_its_rules(encoded: Place) -
         batch = encode(Plan(actual=POD, desired=POD), flags=OWNED, found=("persist",))
         assert len(batch.messages) == 1
         batches.send(adopter, batch)
-        assert table_flags(encoded.netlink, POD.table) == OWNED
+        assert flags_of(encoded) == OWNED
         batches.send(adopter, encode(Plan(actual=POD, desired=None)))
     assert before["rules"]
 
@@ -82,9 +88,9 @@ def test_any_flags_become_any_others_and_counters_go_on(
     if found == ("persist",):
         first.close()
         first = opened(encoded.namespace)
-    assert table_flags(encoded.netlink, POD.table) == found
+    assert flags_of(encoded) == found
     batches.send(first, encode(diff(encoded.read(POD.table), POD), flags=flags, found=found))
-    assert table_flags(encoded.netlink, POD.table) == flags
+    assert flags_of(encoded) == flags
     read = encoded.read(POD.table)
     assert read == POD
     assert set(counts(read).values()) == {(3, 5)}

@@ -181,7 +181,7 @@ def test_cookies_tell_namespaces_apart(namespace: Namespace) -> None:
         found = OpenNetns(Netns(text))
         try:
             with found.entered():
-                return found.cookie()
+                return netns.thread_cookie()
         finally:
             found.close()
 

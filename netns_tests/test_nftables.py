@@ -1,4 +1,4 @@
-"""libnftables in the process: what an error says, who holds a table, and that nothing is executed."""
+"""libnftables in the process: what an error says, what it reads, and that nothing is executed."""
 
 import ctypes
 import struct
@@ -10,18 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import KernelError, LibraryMissing, PermissionMissing, TableHeld
+from agent.errors import KernelError, LibraryMissing, PermissionMissing
 from agent.kernel.nftables import Tables
 from netns_tests.namespace import Namespace
-from netns_tests.world import eventually
-from rulesets import pod
+from rulesets import nft, pod
 from rulesets.capture import Capture
-from rulesets.diff import diff
 from rulesets.pod import POD_TABLE
 
 ROOT = Path(__file__).parent.parent
 RULES = pod.build(Capture())
-OTHER = pod.build(Capture(dns=False))
 
 
 @pytest.fixture
@@ -65,62 +62,21 @@ def test_an_error_names_the_statement_and_what_was_said(
     assert said in refused.value.said
     assert "Could not process rule" not in refused.value.said
     assert ruleset(namespace) == before
-    tables.apply(diff(None, RULES))  # and it goes on working
-    assert tables.read(POD_TABLE) == RULES
-
-
-def test_a_plan_that_no_longer_fits_changes_nothing(namespace: Namespace, tables: Tables) -> None:
-    """Made for rules that somebody deleted meanwhile."""
-    with pytest.raises(KernelError, match="No such file or directory"):
-        tables.apply(diff(RULES, OTHER))
-    assert ruleset(namespace) == ""
-
-
-def test_a_table_is_held_by_its_owner_until_that_is_gone(namespace: Namespace, tables: Tables) -> None:
-    owner = namespace.run(Tables)
-    owner.apply(diff(None, RULES), flags=("owner",))
-    before = ruleset(namespace)
-    for plan in (diff(RULES, OTHER), diff(RULES, None)):
-        with pytest.raises(TableHeld) as held:
-            tables.apply(plan)
-        assert "Operation not permitted: another process owns the table" in held.value.said
-        assert held.value.statement
-        assert "stop that process" in held.value.hint
-    assert ruleset(namespace) == before
-    assert tables.read(POD_TABLE) == RULES
-    owner.close()
-    assert tables.read(POD_TABLE) is None
-    tables.apply(diff(None, OTHER))
-
-
-def test_a_table_is_held_by_another_process(namespace: Namespace, tables: Tables) -> None:
-    script = f"add table inet {POD_TABLE} {{ flags owner; }}\n"
-    process = namespace.spawn(["nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert process.stdin is not None
-    process.stdin.write(script.encode())
-    process.stdin.flush()
-    eventually(lambda: tables.read(POD_TABLE), "the table is there")
-    with pytest.raises(TableHeld):
-        tables.apply(diff(tables.read(POD_TABLE), RULES))
-    process.kill()
-    process.wait()
-    tables.apply(diff(tables.read(POD_TABLE), RULES))
+    tables.load(nft.render(RULES))  # and it goes on working
     assert tables.read(POD_TABLE) == RULES
 
 
 @pytest.mark.parametrize("flag", ["owner", "dormant"])
-def test_a_table_with_a_flag_is_read_whole(namespace: Namespace, tables: Tables, flag: str) -> None:
+def test_a_table_with_a_flag_is_read_whole(tables: Tables, flag: str) -> None:
     """libnftables up to 1.0.8 reads freed memory to print it as JSON."""
     rules = pod.build(Capture.parse({"exclude_outbound_networks": ["192.0.2.0/24"], "virtual_interfaces": ["br-*"]}))
-    tables.apply(diff(None, rules), flags=(flag,))
+    tables.load(nft.render(rules, flags=(flag,)))
     for _ in range(20):
         found = tables.read(POD_TABLE)
         assert found is not None
         # Whose a table is, is no matter of rules; the chains of a dormant one are not in force.
         assert (found == rules) == (flag == "owner")
         assert bool(found.foreign) == (flag == "dormant")
-    tables.apply(diff(found, rules))
-    assert tables.read(POD_TABLE) == rules
 
 
 def test_without_the_right_to_it_is_a_matter_of_rights(namespace: Namespace) -> None:
@@ -130,7 +86,7 @@ def test_without_the_right_to_it_is_a_matter_of_rights(namespace: Namespace) -> 
         with closing(Tables()) as tables:
             # capset(2), version 3, for this thread alone: no capability left.
             assert not ctypes.CDLL(None).capset(struct.pack("=Ii", 0x20080522, 0), bytes(24))
-            tables.apply(diff(None, RULES))
+            tables.load(nft.render(RULES))
 
     with pytest.raises(PermissionMissing) as refused:
         namespace.run(powerless)
@@ -157,7 +113,7 @@ from concurrent.futures import ThreadPoolExecutor
 from agent.kernel import routing
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
-from rulesets import pod
+from rulesets import nft, pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.routing import NO_ROUTING, RoutingPlan, build

@@ -11,14 +11,14 @@ from netns_tests.clients import exchange
 from netns_tests.namespace import Namespace
 from netns_tests.nft_context import Nft
 from netns_tests.servers import EchoServer
-from rulesets import nft, pod, transaction
+from rulesets import nft, pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Ruleset
 from rulesets.pod import Stage
-from tests import scenarios, strategies
+from tests import scenarios, strategies, transaction
 
-GOLDENS = {each.name: each.ruleset for each in scenarios.load_all()}
+GOLDENS = {each.name: each.ruleset for each in scenarios.anywhere()}
 # One context serves all examples: each begins by removing what the one before it left.
 many = hypothesis_settings(
     max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -63,14 +63,14 @@ def test_a_golden_reads_back_equal(kernel: Nft, name: str) -> None:
 
 
 @many
-@given(capture=strategies.captures())
+@given(capture=strategies.captures(by_nft=True))
 def test_whatever_is_captured_reads_back_equal(kernel: Nft, capture: Capture) -> None:
     for stage in Stage:
         assert_reads_back(kernel, pod.build(capture, stage=stage))
 
 
 @many
-@given(ruleset=strategies.rulesets())
+@given(ruleset=strategies.rulesets(by_nft=True))
 def test_whatever_the_model_allows_reads_back_equal(kernel: Nft, ruleset: Ruleset) -> None:
     assert_reads_back(kernel, ruleset)
 
@@ -131,7 +131,7 @@ def test_every_golden_becomes_every_other_in_one_step(kernel: Nft, name: str) ->
 
 
 @many
-@given(pair=strategies.pairs())
+@given(pair=strategies.pairs(by_nft=True))
 def test_any_ruleset_becomes_any_other_in_one_step(kernel: Nft, pair: tuple[Ruleset, Ruleset]) -> None:
     before, after = pair
     kernel.load("flush ruleset")

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Self
 
 from netns_tests.namespace import Namespace, delete_all, sweep
+from netns_tests.patience import slow
 from netns_tests.syscalls import enter, set_fsuid, set_up
 
 __all__ = ["Host", "Namespace", "World", "delete_all", "enter", "eventually", "set_fsuid", "sweep"]
@@ -30,7 +31,7 @@ MOST_PODS = 254
 # connection in a thousand, and would make tests that count losses flicker.
 PORTS_OF_NODE, PORTS_OF_OUTSIDE = "4000 9999", "10000 27999"
 PORTS_OF_PODS = ("46000 63999", "28000 45999")  # even, odd: pod 1 and pod 3 share theirs
-SECONDS_TO_ANSWER = 5.0
+SECONDS_TO_ANSWER = slow(5.0)
 
 
 class Host(Namespace):

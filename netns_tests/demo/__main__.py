@@ -19,7 +19,7 @@ SCENES = (
     ("Capturing two pods under running downloads", capturing.apply),
     ("Who answers now", capturing.traffic),
     ("Weir checks itself", capturing.verify),
-    ("Somebody tampers, the daemon repairs", keeping.repair),
+    ("Somebody tampers", keeping.repair),
     ("Every rule counts", keeping.count),
     ("Letting go, without cutting anybody off", releasing.remove),
 )

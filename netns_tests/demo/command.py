@@ -86,16 +86,6 @@ class Daemon:
                 found[line.partition('rule="')[2].partition('"')[0]] = int(float(line.rpartition(" ")[2]))
         return found
 
-    @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop it as Ctrl-Z does, and let it go on at the end of the block."""
-        self.process.send_signal(signal.SIGSTOP)
-        try:
-            eventually(self._is_stopped, "the daemon is paused")
-            yield
-        finally:
-            self.process.send_signal(signal.SIGCONT)
-
     def stop(self) -> int:
         """End it as a service manager does, and return its exit code."""
         self.process.terminate()
@@ -105,9 +95,6 @@ class Daemon:
         """End it at once, whatever it is doing; nothing, if it has ended."""
         self.process.kill()
         self.process.wait()
-
-    def _is_stopped(self) -> bool:
-        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class Weir:
