@@ -13,8 +13,10 @@ WeirError                   what a user is told; `hint` says what to do about it
 │   ├── GenerationMoved     somebody changed the namespace's rules since they were read
 │   ├── AnswerLost          it may have been carried out or not: read again
 │   ├── RouteTableTaken     the route table holds routes of somebody else
-│   └── NotAsWritten        what was read back is not what was written
+│   ├── NotAsWritten        what was read back is not what was written
+│   └── LockHeld            another program holds iptables' lock
 ├── LibraryMissing          libnftables or its Python binding isn't there
+├── ProgramMissing          a program of iptables isn't there
 ├── Busy                    another Weir holds the namespace
 └── DaemonError             what the running daemon answered
 """
@@ -88,6 +90,14 @@ class RouteTableTaken(KernelError):
 
 class NotAsWritten(KernelError):
     """What the kernel lists is not what was written: somebody else wrote at the same time, or a codec is wrong."""
+
+
+class LockHeld(KernelError):
+    """Another program held the lock of iptables' legacy programs for longer than was to be waited; nothing changed."""
+
+
+class ProgramMissing(WeirError):
+    """A program of iptables is needed, and isn't installed or can't be started."""
 
 
 class LibraryMissing(WeirError):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 
-from rulesets.model import Chain, Ruleset, Set
+from rulesets.model import Chain, RegularChain, Ruleset, Set
 from rulesets.nft.text import render_element, render_rule
 
 
@@ -74,11 +74,10 @@ def _changes(actual: Ruleset | None, desired: Ruleset | None) -> Iterator[Change
         yield from _lines(
             f"set {set_name}", _set_lines(before.find_set(set_name)), _set_lines(after.find_set(set_name))
         )
-    names = list(dict.fromkeys(chain.name for chain in (*after.chains, *before.chains)))
+    chains: tuple[Chain | RegularChain, ...] = (*after.chains, *after.regular, *before.chains, *before.regular)
+    names = list(dict.fromkeys(chain.name for chain in chains))
     for chain_name in names:
-        yield from _lines(
-            f"chain {chain_name}", _chain_lines(before.chain(chain_name)), _chain_lines(after.chain(chain_name))
-        )
+        yield from _lines(f"chain {chain_name}", _chain_lines(before, chain_name), _chain_lines(after, chain_name))
 
 
 def _counter_lines(ruleset: Ruleset, other: Ruleset) -> list[str]:
@@ -95,9 +94,12 @@ def _set_lines(each: Set | None) -> list[str]:
     return [f"type {each.key}{flags}", *map(render_element, each.elements)]
 
 
-def _chain_lines(chain: Chain | None) -> list[str]:
+def _chain_lines(ruleset: Ruleset, name: str) -> list[str]:
+    chain: Chain | RegularChain | None = ruleset.chain(name) or ruleset.regular_chain(name)
     if chain is None:
         return []
+    if isinstance(chain, RegularChain):
+        return ["regular", *map(render_rule, chain.rules)]
     place = f"type {chain.type} hook {chain.hook} priority {chain.priority}; policy {chain.policy}"
     return [place, *map(render_rule, chain.rules)]
 

@@ -55,6 +55,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -83,6 +84,7 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
         **dict.fromkeys(("dns", "inbound", "outbound", "ingress"), _booleans),
         **dict.fromkeys(("proxy_mark", "connection_mark"), mark),
         "proxy_user": st.integers(0, 2**32 - 2),
+        "proxy_cgroup": values.cgroups,
         "probe_sources": st.lists(addresses, max_size=3),
         **dict.fromkeys(("virtual_interfaces", "exclude_interfaces"), several_interfaces),
         **{f"{kind}_{way}_ports": several_ports for kind in ("include", "exclude") for way in ("outbound", "inbound")},
@@ -106,9 +108,12 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def captures(draw: st.DrawFn) -> Capture:
-    """Draw a capture: settings that are accepted together."""
-    chosen = draw(settings())
+def captures(draw: st.DrawFn, *, by_nft: bool = False) -> Capture:
+    """Draw a capture: settings that are accepted together.
+
+    `by_nft`: nft can load its rules as text on any machine, so it names no cgroup, which would have to be there.
+    """
+    chosen = {name: value for name, value in draw(settings()).items() if not (by_nft and name == "proxy_cgroup")}
     while True:
         try:
             return Capture.parse(chosen)
@@ -189,6 +194,7 @@ def matches(known: tuple[Set, ...]) -> st.SearchStrategy[Match]:
         st.builds(PacketMark, mark=values.marks, negate=_booleans),
         st.builds(ConnMark, mark=values.marks, negate=_booleans),
         st.builds(SocketUser, user=st.integers(0, 2**32 - 2)),
+        st.builds(SocketCgroup, level=st.integers(1, 255), cgroup=st.integers(1, 2**64 - 1)),
         st.just(LocalSocket()),
         st.builds(LocalAddress, negate=_booleans),
         st.builds(
@@ -222,7 +228,7 @@ def actions(kind: ChainType, hook: Hook) -> st.SearchStrategy[Action]:
 
 
 @st.composite
-def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook) -> Rule:
+def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook, by_nft: bool) -> Rule:
     """Draw a rule; what contradicts what was drawn before is left out, what the action needs is put in."""
     action, slug = draw(actions(kind, hook)), draw(_slugs)
     chosen: tuple[Match, ...] = ()
@@ -235,7 +241,10 @@ def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook) 
     elif isinstance(action, Snat):
         chosen = (OfFamily(family=family_of(action.address)),)
     rule = Rule(slug=slug, matches=chosen, action=action)
+    cgroups = not by_nft and hook in (Hook.PREROUTING, Hook.INPUT, Hook.OUTPUT)
     for match in draw(st.lists(matches(known), max_size=4)):
+        if isinstance(match, SocketCgroup) and not cgroups:
+            continue
         try:
             rule = Rule(slug=slug, matches=(*rule.matches, match), action=action)
         except ModelError:
@@ -244,8 +253,8 @@ def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook) 
 
 
 @st.composite
-def rulesets(draw: st.DrawFn, table: str = "x-table") -> Ruleset:
-    """Draw a ruleset with everything that the model has, foreign things aside."""
+def rulesets(draw: st.DrawFn, table: str = "x-table", *, by_nft: bool = False) -> Ruleset:
+    """Draw a ruleset with everything that the model has, foreign things aside; `by_nft` as `captures`."""
     known = tuple(draw(st.lists(sets(), max_size=4, unique_by=lambda each: each.name)))
     chains = []
     for name in draw(st.lists(_names, max_size=4, unique=True)):
@@ -258,7 +267,7 @@ def rulesets(draw: st.DrawFn, table: str = "x-table") -> Ruleset:
         hook = draw(st.sampled_from(hooks[kind]))
         priority = draw(st.integers(-199 if kind is ChainType.NAT else -400, 400))
         policy = draw(st.sampled_from(Policy))
-        drawn = draw(st.lists(rules(known, kind, hook), max_size=5))
+        drawn = draw(st.lists(rules(known, kind, hook, by_nft), max_size=5))
         chains.append(Chain(name=name, type=kind, hook=hook, priority=priority, policy=policy, rules=tuple(drawn)))
     slugs = {rule.slug for chain in chains for rule in chain.rules} | set(draw(st.lists(_slugs, max_size=2)))
     counts = st.integers(0, 2**63 - 1)
@@ -266,6 +275,6 @@ def rulesets(draw: st.DrawFn, table: str = "x-table") -> Ruleset:
     return Ruleset(table=table, chains=tuple(chains), sets=known, counters=counters)
 
 
-def pairs() -> st.SearchStrategy[tuple[Ruleset, Ruleset]]:
+def pairs(*, by_nft: bool = False) -> st.SearchStrategy[tuple[Ruleset, Ruleset]]:
     """Draw two rulesets of one table; their names are few, so that they share some of everything."""
-    return st.tuples(rulesets(), rulesets())
+    return st.tuples(rulesets(by_nft=by_nft), rulesets(by_nft=by_nft))

@@ -75,6 +75,11 @@ def test_the_host_has_a_table_of_its_own_and_only_its_own_connections() -> None:
     assert render("--netns", "host", "--set", 'proxy_user="root"').stdout == nft.render(wanted)
 
 
+def test_a_cgroup_is_shown_by_its_path() -> None:
+    done = render("--netns", "host", "--set", 'proxy_cgroup="system.slice/proxy.service"')
+    assert 'socket cgroupv2 level 2 "system.slice/proxy.service" counter name "proxy-by-cgroup"' in done.stdout
+
+
 def test_the_example_file_names_no_target(tmp_path: Path) -> None:
     done = render("--file", str(ROOT / "deploy" / "weir.toml"))
     assert (done.returncode, done.stdout) == (2, "")
@@ -87,7 +92,7 @@ def test_the_example_file_shows_the_defaults(file: Path) -> None:
     file.write_text('[[target]]\nname = "web"\nnetns = "web"\n')
     plain = render("--file", str(file)).stdout
     assert plain
-    for name in ("proxy_user", "kept_deadline", "families"):  # not set unless a user does
+    for name in ("proxy_user", "proxy_cgroup", "kept_deadline", "families"):  # not set unless a user does
         assert "not set" in EXAMPLE[EXAMPLE.index(f"# {name} = ") :].partition("\n")[0].lower()
         del shown[name]
     file.write_text("[defaults]\n" + "\n".join(shown.values()) + '\n[[target]]\nname = "web"\nnetns = "web"\n')

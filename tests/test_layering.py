@@ -43,6 +43,7 @@ ONLY_IN = {"nftables": "kernel", "pyroute2": "kernel", "ctypes": "kernel"}
 
 # A process costs 20 ms and a fork under threads can hang, so each module that starts one has its reason here.
 MAY_START_PROCESSES = {
+    "agent.kernel.iptables": "iptables' programs are the one stable interface to its rules; nothing else needs them",
     "agent.confirm": "the guard that takes a change back has to outlive the command, and the connection it came by",
 }
 PROCESS_MODULES = frozenset({"multiprocessing", "pty", "subprocess"})

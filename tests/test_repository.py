@@ -79,7 +79,8 @@ def test_the_example_shows_every_setting_with_its_default() -> None:
     text = TARGETS.read_text().partition("[[target]]")[0]
     shown = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", text, re.MULTILINE)))
     assert set(shown) == {field.name for field in fields(Capture)}
-    unset = {"proxy_user", "kept_deadline", "families"}  # they have no value to show; the example says so beside them
+    # They have no value to show; the example says so beside them.
+    unset = {"proxy_user", "proxy_cgroup", "kept_deadline", "families"}
     assert Capture.parse({name: value for name, value in shown.items() if name not in unset}) == Capture()
     assert Capture.parse(shown) != Capture()
 

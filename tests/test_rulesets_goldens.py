@@ -31,7 +31,7 @@ def test_there_are_scenarios_for_all_that_a_user_can_want() -> None:
     assert {
         *("dual-stack", "ipv4-only", "ipv6-only", "ipv4-only-direct", "dns-off", "ingress", "virtual-interfaces"),
         *("ingress-virtual-interfaces", "exclusions", "inclusions", "inclusions-and-exclusions", "host-by-mark"),
-        *("host-by-user", "transition", "draining", "node-probes", "node-probe-ports"),
+        *("host-by-user", "proxy-by-cgroup", "transition", "draining", "node-probes", "node-probe-ports"),
     } <= set(scenarios.names())
 
 

@@ -46,6 +46,7 @@ from rulesets.vocabulary import (
     RejectWith,
     SetField,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -107,6 +108,15 @@ REFUSED: list[tuple[Callable[[], object], str]] = [
     (lambda: rule(DstPort(protocol=Protocol.ICMP, ports=PortRange(1, 1))), "has no ports"),
     (lambda: rule(SocketUser(user=2**32 - 1)), "is not a numeric user"),
     (lambda: rule(SocketUser(user=-1)), "is not a numeric user"),
+    *[
+        (lambda level=level, number=number: rule(SocketCgroup(level=level, cgroup=number)), "is no number of a cgroup")
+        for level, number in ((0, 1), (256, 1), (1, 0), (1, -1), (1, 2**64))
+    ],
+    *[
+        (lambda level=level, path=path: rule(SocketCgroup(level=level, cgroup=path)), "is no path of a cgroup")
+        for level, path in ((1, ""), (1, "a/b"), (2, "a"), (2, "a/.."), (1, 'a"'), (3, "a//b"), (2, "/a"), (1, "a\n"))
+    ],
+    (lambda: chain(rule(SocketCgroup(level=1, cgroup=1)), hook="postrouting"), "asks for a socket"),
     *[
         (lambda name=name: rule(InIface(name=name)), "names no interface")
         for name in ("", "*", "a" * 16, "a" * 15 + "*", "a b", 'a"b', "a\\", "a\n", "a/b", "a*b", "@a", "é")

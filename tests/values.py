@@ -46,3 +46,9 @@ interface_names = st.one_of(
         st.sampled_from(["", "*"]),
     ),
 )
+
+# Paths of cgroups, likewise.
+_directories = st.text("abcxyz0189!#$%&(),-.:;<=>?@[\\]^_`{|}~", min_size=1, max_size=9).filter(
+    lambda name: name not in (".", "..")
+)
+cgroups = st.lists(_directories, min_size=1, max_size=4).map("/".join)

@@ -50,6 +50,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -127,6 +128,9 @@ MATCHES: tuple[Match, ...] = (
     *(ConnMark(mark=mark, negate=negate) for mark in _MARKS for negate in _BOTH),
     SocketUser(user=0),
     SocketUser(user=2**32 - 2),
+    SocketCgroup(level=1, cgroup=1),
+    SocketCgroup(level=255, cgroup=1),
+    SocketCgroup(level=1, cgroup=2**64 - 1),
     LocalSocket(),
     *(LocalAddress(negate=negate) for negate in _BOTH),
     *(
@@ -176,9 +180,10 @@ TOGETHER: tuple[tuple[Match, ...], ...] = (
 )  # fmt: skip
 
 
-def ruleset(table: str = "x-table") -> Ruleset:
-    """Return one table with all of it."""
-    matching = (*((match,) for match in MATCHES), *TOGETHER)
+def ruleset(table: str = "x-table", *, by_nft: bool = False) -> Ruleset:
+    """Return one table with all of it. `by_nft`: but for what nft can't load as text, the numbers of cgroups."""
+    alone = (match for match in MATCHES if not (by_nft and isinstance(match, SocketCgroup)))
+    matching = (*((match,) for match in alone), *TOGETHER)
     rules = tuple(Rule(slug="matched", matches=each, action=Accept()) for each in matching)
     acting = tuple(Rule(slug="acted", matches=(), action=action) for action in ANYWHERE)
     chains = [

@@ -4,8 +4,8 @@ The model refuses what nft would refuse, and what nft would list back in another
 can be loaded, and reads back equal. Names, here and in the kernel, are nft's own (nft(8)).
 """
 
-from rulesets.model.rule import Rule, implied_families, implied_protocols
-from rulesets.model.ruleset import Chain, Counter, Ruleset, with_counters
+from rulesets.model.rule import Count, Rule, implied_families, implied_protocols
+from rulesets.model.ruleset import Chain, Counter, RegularChain, Ruleset, with_counters
 from rulesets.model.sets import (
     INET_SERVICE,
     IPV4_ADDR,
@@ -29,10 +29,12 @@ __all__ = [
     "AddressPort",
     "AddressRange",
     "Chain",
+    "Count",
     "Counter",
     "Element",
     "ElementValue",
     "KeyType",
+    "RegularChain",
     "Rule",
     "Ruleset",
     "Set",

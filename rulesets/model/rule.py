@@ -1,13 +1,15 @@
 """A rule, and what nft would refuse in one or list back in another form."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from rulesets.vocabulary import (
+    CGROUP,
     INTERFACE,
     Accept,
     Action,
+    Between,
     CtZone,
     Dnat,
     Dst,
@@ -18,10 +20,13 @@ from rulesets.vocabulary import (
     InSet,
     Match,
     ModelError,
+    NoTcpFlags,
     OfFamily,
     OutIface,
+    Ports,
     Proto,
     Protocol,
+    ReadAction,
     Redirect,
     Reject,
     RejectWith,
@@ -29,6 +34,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -36,7 +42,7 @@ from rulesets.vocabulary import (
     family_of,
 )
 
-_SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
+SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
 def implied_protocols(match: Match) -> tuple[Protocol, ...]:
@@ -44,9 +50,9 @@ def implied_protocols(match: Match) -> tuple[Protocol, ...]:
     match match:
         case Proto(protocol=protocol, negate=False):
             return (protocol,)
-        case SrcPort(protocol=protocol) | DstPort(protocol=protocol):
+        case SrcPort(protocol=protocol) | DstPort(protocol=protocol) | Ports(protocol=protocol):
             return (protocol,)
-        case TcpFlags():
+        case TcpFlags() | NoTcpFlags():
             return (Protocol.TCP,)
         case InSet(field=SetField.TCP_DST_PORT | SetField.DST_V4_TCP_DST_PORT | SetField.DST_V6_TCP_DST_PORT):
             return (Protocol.TCP,)
@@ -65,6 +71,8 @@ def implied_families(match: Match) -> tuple[Family, ...]:
             return (Family.IPV6,)
         case Src(network=network) | Dst(network=network):
             return (family_of(network),)
+        case Between(first=address):
+            return (family_of(address),)
         case InSet(field=SetField.SRC_V4 | SetField.DST_V4 | SetField.DST_V4_TCP_DST_PORT):
             return (Family.IPV4,)
         case InSet(field=SetField.SRC_V6 | SetField.DST_V6 | SetField.DST_V6_TCP_DST_PORT):
@@ -74,19 +82,29 @@ def implied_families(match: Match) -> tuple[Family, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """What a rule or chain has counted by itself. How much it was is not part of its identity."""
+
+    packets: int = field(default=0, compare=False)
+    bytes: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Matches, all of which must hold, and what then happens.
 
     `slug` is the reason for the rule: its comment in the kernel, the name of its counter, its line in a diff and its
-    label in metrics. It may be empty only in a rule that was parsed and holds something `Foreign`.
+    label in metrics. It may be empty only in a rule that was parsed and holds something `Foreign`, and in one of
+    iptables'. Those have a `count`: they count by themselves, and what nft can't write may stand in them.
     """
 
     slug: str
     matches: tuple[Match, ...]
     action: Action
+    count: Count | None = None
 
     def __post_init__(self) -> None:
-        if self.foreign:
+        if self.foreign or self.count is not None:
             return
         try:
             self._refuse_what_nft_refuses()
@@ -99,7 +117,7 @@ class Rule:
         return tuple(part for part in (*self.matches, self.action) if isinstance(part, Foreign))
 
     def _refuse_what_nft_refuses(self) -> None:
-        if not _SLUG.fullmatch(self.slug):
+        if not SLUG.fullmatch(self.slug):
             raise ModelError("a slug is 1 to 63 lower-case letters, digits and dashes, a letter first")
         protocols = [protocol for match in self.matches for protocol in implied_protocols(match)]
         families = [family for match in self.matches for family in implied_families(match)]
@@ -135,10 +153,19 @@ class Rule:
                 # 2**32 - 1 is the kernel's "no user" (include/linux/uidgid.h, INVALID_UID).
                 if not 0 <= user < 2**32 - 1:
                     raise ModelError(f"{user} is not a numeric user")
+            case SocketCgroup(level=level, cgroup=int(number)):
+                # net/netfilter/nft_socket.c keeps the level in a byte; level 0 is the root, which holds every socket.
+                if not 0 < level < 256 or not 0 < number < 2**64:
+                    raise ModelError(f"{number} at level {level} is no number of a cgroup")
+            case SocketCgroup(level=level, cgroup=str(path)):
+                if not CGROUP.fullmatch(path) or level != path.count("/") + 1:
+                    raise ModelError(f"{path!r} is no path of a cgroup at level {level}, or none that nft can write")
             case _:
                 pass
 
     def _refuse_action(self, protocol: Protocol | None, family: Family | None) -> None:
+        if isinstance(self.action, ReadAction):
+            return  # the kernel has taken it
         match self.action:
             case Redirect(port=port) | Dnat(port=port):
                 if protocol not in (Protocol.TCP, Protocol.UDP):

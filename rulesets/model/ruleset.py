@@ -1,15 +1,18 @@
 """A table with its chains and counters."""
 
 import re
+from collections import Counter as Tally
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rulesets.model.rule import Rule
+from rulesets.model.jumps import find_bad_jump
+from rulesets.model.rule import Count, Rule
 from rulesets.model.sets import Set, key_of_field
 from rulesets.vocabulary import (
     Action,
     ChainType,
     Dnat,
+    Family,
     Foreign,
     Hook,
     InSet,
@@ -18,17 +21,23 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     Snat,
+    SocketCgroup,
 )
 
 # Weir's own restraint: nft also takes dots and slashes.
 OBJECT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
+# A chain of iptables is named after its table: nat/OUTPUT, nat/KUBE-SERVICES.
+_TABLED_NAME = re.compile(r"[a-z]+/\S{1,64}")
 # The order in which a packet can meet the hooks; used to sort, so it only has to be stable.
 _HOOKS = list(Hook)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A base chain: where the kernel calls it, and its rules in order. Lower priorities are called first."""
+    """A base chain: where the kernel calls it, and its rules in order. Lower priorities are called first.
+
+    `count` is what came to the policy of one of iptables' chains.
+    """
 
     name: str
     type: ChainType
@@ -36,6 +45,7 @@ class Chain:
     priority: int
     rules: tuple[Rule, ...] = ()
     policy: Policy = Policy.ACCEPT
+    count: Count | None = None
 
     def __post_init__(self) -> None:
         if self.hook not in _PLACES[self.type]:
@@ -45,10 +55,14 @@ class Chain:
         if not lowest <= self.priority < 2**31:
             raise ModelError(f"chain {self.name!r}: priority {self.priority} is not one of a {self.type} chain")
         for rule in self.rules:
+            if rule.count is not None:
+                continue  # the kernel has taken it, and what it takes of iptables it doesn't take of nft
             if not _may_stand(rule.action, self.type, self.hook):
                 raise ModelError(
                     f"chain {self.name!r}: rule {rule.slug!r} can't stand in a {self.type} chain at {self.hook}"
                 )
+            if self.hook not in _SOCKET_HOOKS and any(isinstance(each, SocketCgroup) for each in rule.matches):
+                raise ModelError(f"chain {self.name!r}: rule {rule.slug!r} asks for a socket, unknown at {self.hook}")
 
     def same_place(self, other: "Chain") -> bool:
         """Tell whether the other chain stands at the same place, so that only rules differ."""
@@ -58,6 +72,14 @@ class Chain:
             other.priority,
             other.policy,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegularChain:
+    """A chain that the kernel doesn't call: a packet meets it where a rule jumps there."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +93,12 @@ class Counter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruleset:
-    """One ``inet`` table with all that is in it, in canonical order.
+    """One ``inet`` table with all that is in it, in canonical order; or all of iptables' tables of one family.
 
-    `foreign` holds what someone else put into the table and Weir never writes: regular chains, maps, flow tables.
+    `foreign` holds what someone else put into the table and Weir never writes: maps, flow tables. `family` is None for
+    an ``inet`` table. The tables of iptables are one value: a base chain is named after its table (``nat/OUTPUT``) and
+    has the hook and the priority that the kernel gives it, a user-defined one is a regular chain (``nat/DOCKER``), and
+    a packet of the other family meets none of them.
     """
 
     table: str
@@ -81,15 +106,26 @@ class Ruleset:
     sets: tuple[Set, ...] = ()
     counters: tuple[Counter, ...] = ()
     foreign: tuple[Foreign, ...] = ()
+    regular: tuple[RegularChain, ...] = ()
+    family: Family | None = None
+    _regular: dict[str, RegularChain] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chains", tuple(sorted(self.chains, key=_chain_order)))
         object.__setattr__(self, "sets", tuple(sorted(self.sets, key=lambda each: each.name)))
         object.__setattr__(self, "counters", tuple(sorted(self.counters, key=lambda each: each.name)))
+        object.__setattr__(self, "regular", tuple(sorted(self.regular, key=lambda each: each.name)))
+        object.__setattr__(self, "_regular", {each.name: each for each in self.regular})
+        if len(self._regular) < len(self.regular):
+            raise ModelError(f"two chains have one name in table {self.table!r}")
         _refuse_names("table", (self.table,))
-        _refuse_names("chain", tuple(each.name for each in self.chains))
+        chain_name = OBJECT_NAME if self.family is None else _TABLED_NAME
+        _refuse_names("chain", (*(each.name for each in self.chains), *self._regular), chain_name)
         _refuse_names("set", tuple(each.name for each in self.sets))
         _refuse_names("counter", tuple(each.name for each in self.counters))
+        bad = find_bad_jump(*({each.name: each.rules for each in chains} for chains in (self.chains, self.regular)))
+        if bad:
+            raise ModelError(f"chain {bad.chain!r}, rule {bad.number}: {bad.why}")
         for rule in self.rules():
             missing = self._missing(rule)
             if missing and not rule.foreign:
@@ -97,7 +133,7 @@ class Ruleset:
 
     def _missing(self, rule: Rule) -> str:
         """Return what a rule refers to and the table does not have, or nothing."""
-        if all(each.name != rule.slug for each in self.counters):
+        if rule.count is None and all(each.name != rule.slug for each in self.counters):
             return f"counter {rule.slug!r}"
         for match in rule.matches:
             if isinstance(match, InSet):
@@ -110,6 +146,12 @@ class Ruleset:
         """Yield every rule, chain by chain."""
         for chain in self.chains:
             yield from chain.rules
+        for regular in self.regular:
+            yield from regular.rules
+
+    def regular_chain(self, name: str) -> RegularChain | None:
+        """Return the regular chain of this name, or None."""
+        return self._regular.get(name)
 
     def chain(self, name: str) -> Chain | None:
         """Return the chain of this name, or None."""
@@ -127,6 +169,7 @@ def with_counters(table: str, chains: tuple[Chain, ...], sets: tuple[Set, ...] =
 
 
 _NAT_HOOKS = (Hook.PREROUTING, Hook.INPUT, Hook.OUTPUT, Hook.POSTROUTING)
+_SOCKET_HOOKS = (Hook.PREROUTING, Hook.INPUT, Hook.OUTPUT)  # net/netfilter/nft_socket.c, nft_socket_validate
 _PLACES = {ChainType.FILTER: tuple(Hook), ChainType.ROUTE: (Hook.OUTPUT,), ChainType.NAT: _NAT_HOOKS}
 
 
@@ -143,13 +186,13 @@ def _may_stand(action: Action, kind: ChainType, hook: Hook) -> bool:
             return True
 
 
-def _refuse_names(kind: str, names: tuple[str, ...]) -> None:
+def _refuse_names(kind: str, names: tuple[str, ...], form: re.Pattern[str] = OBJECT_NAME) -> None:
     for name in names:
-        if not OBJECT_NAME.fullmatch(name):
+        if not form.fullmatch(name):
             raise ModelError(
                 f"{kind} {name!r}: a name is 1 to 63 letters, digits, dashes and underscores, a letter first"
             )
-    twice = [name for name in names if names.count(name) > 1]
+    twice = [name for name, times in Tally(names).items() if times > 1]
     if twice:
         raise ModelError(f"two {kind}s have one name: {twice[0]!r}")
 

@@ -36,6 +36,11 @@ def data(kind: int, value: bytes) -> bytes:
     return nested(kind, attribute(c.NFTA_DATA_VALUE, value))
 
 
+def host64(value: int) -> bytes:
+    """Return eight bytes in the machine's byte order, as the numbers of cgroups are kept in registers."""
+    return struct.pack("=Q", value)
+
+
 def host32(value: int) -> bytes:
     """Return four bytes in the machine's byte order, as marks and users are kept in registers."""
     return struct.pack("=I", value)

@@ -28,6 +28,13 @@ def meta_set(key: int) -> bytes:
 
 
 @lru_cache(_MANY)
+def socket_cgroup_load(level: int) -> bytes:
+    """Load the number of the cgroup at this depth in which the packet's socket was made; stop where there is none."""
+    body = be32(c.NFTA_SOCKET_KEY, c.NFT_SOCKET_CGROUPV2) + be32(c.NFTA_SOCKET_DREG, c.NFT_REG_1)
+    return _expression("socket", body + be32(c.NFTA_SOCKET_LEVEL, level))
+
+
+@lru_cache(_MANY)
 def ct_load(key: int) -> bytes:
     """Load something known of the connection into the first register."""
     return _expression("ct", be32(c.NFTA_CT_KEY, key) + be32(c.NFTA_CT_DREG, c.NFT_REG_1))

@@ -10,7 +10,7 @@ from typing import assert_never
 from rulesets.model import Rule
 from rulesets.netlink import constants as c
 from rulesets.netlink import expressions as e
-from rulesets.netlink.attributes import host16, host32
+from rulesets.netlink.attributes import host16, host32, host64
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
@@ -36,6 +36,8 @@ from rulesets.vocabulary import (
     PortRange,
     Proto,
     Protocol,
+    ReadAction,
+    ReadMatch,
     Redirect,
     Reject,
     RejectWith,
@@ -43,6 +45,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -96,6 +99,8 @@ class _Writer:
         self.parts += parts
 
     def match(self, match: Match) -> None:
+        if isinstance(match, ReadMatch):
+            raise ModelError(f"Weir never writes {match}")
         operator = c.NFT_CMP_NEQ if getattr(match, "negate", False) else c.NFT_CMP_EQ
         match match:
             case OfFamily(family=family):
@@ -122,6 +127,10 @@ class _Writer:
                 self._mark(e.ct_load(c.NFT_CT_MARK), mark, operator)
             case SocketUser(user=user):
                 self.add(e.meta_load(c.NFT_META_SKUID), e.compare(operator, host32(user)))
+            case SocketCgroup(level=level, cgroup=int(number)):
+                self.add(e.socket_cgroup_load(level), e.compare(operator, host64(number)))
+            case SocketCgroup(cgroup=path):
+                raise ModelError(f"cgroup {path!r} is not looked up yet: the kernel knows cgroups by number alone")
             case LocalSocket():
                 self.add(e.meta_load(c.NFT_META_SKUID), e.to_network_order(4), e.compare(c.NFT_CMP_GTE, bytes(4)))
             case LocalAddress():
@@ -139,6 +148,8 @@ class _Writer:
                 assert_never(match)
 
     def act(self, action: Action) -> None:
+        if isinstance(action, ReadAction):
+            raise ModelError(f"Weir never writes {action}")
         match action:
             case Accept():
                 self.add(e.verdict(c.NF_ACCEPT))

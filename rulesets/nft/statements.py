@@ -37,6 +37,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -72,6 +73,10 @@ def _compared(left: dict[str, object], right: object, *, negate: bool) -> Match:
             return OutIface(name=right, negate=negate)
         case {"meta": {"key": "skuid"}}, int() if not negate:
             return SocketUser(user=right)
+        case {"socket": {"key": "cgroupv2", "level": int(level)}}, int() | str() if not negate:
+            # Only where whoever lists puts level and number in: nft leaves the one out and makes a path of the other,
+            # of any file under /sys/fs/cgroup that has the number (1.0.6).
+            return SocketCgroup(level=level, cgroup=right)
         case {"fib": {"result": "type", "flags": ["daddr"] | "daddr"}}, "local":
             return LocalAddress(negate=negate)
         case (({"payload": dict()} | {"concat": list()}), str()) if right.startswith("@"):

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from rulesets.model import AddressPort, AddressRange, Chain, Counter, Element, Rule, Ruleset, Set
+from rulesets.model import AddressPort, AddressRange, Chain, Counter, Element, RegularChain, Rule, Ruleset, Set
+from rulesets.nft.read import action_text, match_text
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
@@ -27,11 +28,14 @@ from rulesets.vocabulary import (
     PacketMark,
     PortRange,
     Proto,
+    ReadAction,
+    ReadMatch,
     Redirect,
     Reject,
     SetConnMark,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -44,14 +48,15 @@ _ELEMENTS_A_LINE = 8
 
 def render(ruleset: Ruleset, *, flags: tuple[str, ...] = ()) -> str:
     """Return the ``table`` block that adds the whole ruleset. `flags` are the table's, such as ``owner``."""
-    return render_parts(ruleset.table, ruleset.counters, ruleset.sets, ruleset.chains, flags=flags)
+    chains: tuple[Chain | RegularChain, ...] = (*ruleset.regular, *ruleset.chains)
+    return render_parts(ruleset.table, ruleset.counters, ruleset.sets, chains, flags=flags)
 
 
 def render_parts(
     table: str,
     counters: tuple[Counter, ...],
     sets: tuple[Set, ...],
-    chains: tuple[Chain, ...],
+    chains: tuple[Chain | RegularChain, ...],
     *,
     flags: tuple[str, ...] = (),
 ) -> str:
@@ -102,10 +107,11 @@ def render_element(element: Element) -> str:
     return f'{value} comment "{element.comment}"' if element.comment else value
 
 
-def render_chain(chain: Chain) -> Iterator[str]:
+def render_chain(chain: Chain | RegularChain) -> Iterator[str]:
     """Yield the lines of a chain with its rules. Priorities are numbers: nft refuses their names on some hooks."""
     yield f"chain {chain.name} {{"
-    yield f"\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy {chain.policy};"
+    if isinstance(chain, Chain):
+        yield f"\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy {chain.policy};"
     yield from (f"\t{render_rule(rule)}" for rule in chain.rules)
     yield "}"
 
@@ -113,9 +119,10 @@ def render_chain(chain: Chain) -> Iterator[str]:
 def render_rule(rule: Rule) -> str:
     """Return one rule: matches, its counter, the action, and the slug as its comment.
 
-    A rule that holds something foreign can be shown but not loaded: its verbatim part is JSON.
+    A rule with something in parentheses can be shown but not loaded: nft has no words for it, or none that Weir knows.
     """
-    counter = () if rule.foreign else (f'counter name "{rule.slug}"',)
+    own = () if rule.count is None else ("counter",)
+    counter = own if own or rule.foreign else (f'counter name "{rule.slug}"',)
     comment = (f'comment "{rule.slug}"',) if rule.slug else ()
     return " ".join([*map(render_match, rule.matches), *counter, _action(rule.action), *comment])
 
@@ -142,6 +149,8 @@ def _changed(key: str, mark: Mark) -> str:
 
 def render_match(match: Match) -> str:
     """Return one match as nft writes it."""
+    if isinstance(match, ReadMatch):
+        return match_text(match)
     unequal = "!= " if getattr(match, "negate", False) else ""
     match match:
         case OfFamily(family=family):
@@ -166,6 +175,11 @@ def render_match(match: Match) -> str:
             return _tested("ct mark", mark, unequal)
         case SocketUser(user=user):
             return f"meta skuid {user}"
+        case SocketCgroup(level=level, cgroup=int(number)):
+            # As nft shows a number that it finds no path for. It loads paths only.
+            return f"socket cgroupv2 level {level} {number}"
+        case SocketCgroup(level=level, cgroup=path):
+            return f'socket cgroupv2 level {level} "{path}"'
         case LocalSocket():
             return "meta skuid >= 0"
         case LocalAddress():
@@ -181,6 +195,8 @@ def render_match(match: Match) -> str:
 
 
 def _action(action: Action) -> str:
+    if isinstance(action, ReadAction):
+        return action_text(action)
     match action:
         case Accept():
             return "accept"

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import assert_never
 
 from rulesets.model import AddressPort, AddressRange, Chain, Element, Rule, Ruleset, Set
+from rulesets.nft.read import action_text, match_text
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
@@ -27,6 +28,8 @@ from rulesets.vocabulary import (
     PacketMark,
     PortRange,
     Proto,
+    ReadAction,
+    ReadMatch,
     Redirect,
     Reject,
     RejectWith,
@@ -34,6 +37,7 @@ from rulesets.vocabulary import (
     SetField,
     SetMark,
     Snat,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
@@ -133,6 +137,8 @@ def _field(field: SetField) -> Json:
 def _match(match: Match) -> Json:
     left: Json
     right: object
+    if isinstance(match, ReadMatch):
+        return {"foreign": match_text(match)}
     operator = "!=" if getattr(match, "negate", False) else "=="
     match match:
         case OfFamily(family=family):
@@ -157,6 +163,9 @@ def _match(match: Match) -> Json:
             left, right = _masked(CONNECTION_MARK, mark), mark.value
         case SocketUser(user=user):
             left, right = {"meta": {"key": "skuid"}}, user
+        case SocketCgroup(level=level, cgroup=cgroup):
+            # nft 1.0.6 shows no level, and loads no such match from JSON.
+            left, right = {"socket": {"key": "cgroupv2", "level": level}}, cgroup
         case LocalSocket():
             left, right, operator = {"meta": {"key": "skuid"}}, 0, ">="
         case LocalAddress():
@@ -183,6 +192,8 @@ def _mangle(key: Json, mark: Mark) -> Json:
 
 
 def _action(action: Action) -> Json:
+    if isinstance(action, ReadAction):
+        return {"foreign": action_text(action)}
     match action:
         case Accept():
             return {"accept": None}

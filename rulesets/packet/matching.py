@@ -3,10 +3,13 @@
 from typing import assert_never
 
 from rulesets.model import AddressPort, AddressRange, Ruleset, Set
+from rulesets.packet.read import applies, found
+from rulesets.packet.undecided import Undecided
 from rulesets.packet.values import Packet
 from rulesets.vocabulary import (
     Address,
     ConnMark,
+    ConnState,
     Dst,
     DstPort,
     Family,
@@ -23,17 +26,15 @@ from rulesets.vocabulary import (
     PortRange,
     Proto,
     Protocol,
+    ReadMatch,
     SetField,
+    SocketCgroup,
     SocketUser,
     Src,
     SrcPort,
     TcpFlags,
     family_of,
 )
-
-
-class Undecided(Exception):
-    """A foreign match: whether it holds can't be said. Its text is the match."""
 
 
 def holds(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
@@ -43,6 +44,8 @@ def holds(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
 
 def _applies(match: Match, packet: Packet) -> bool:
     """Tell whether a match can hold at all: nft tests the family or protocol first that a header field belongs to."""
+    if isinstance(match, ReadMatch):
+        return applies(match, packet)
     match match:
         case Src(network=network) | Dst(network=network):
             return family_of(network) is packet.family
@@ -50,6 +53,8 @@ def _applies(match: Match, packet: Packet) -> bool:
             return protocol is packet.protocol
         case TcpFlags():
             return packet.protocol is Protocol.TCP
+        case ConnMark():
+            return packet.state not in (ConnState.INVALID, ConnState.UNTRACKED)
         case InSet(field=field):
             return _key(field, packet) is not None
         case _:
@@ -57,6 +62,8 @@ def _applies(match: Match, packet: Packet) -> bool:
 
 
 def _found(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
+    if isinstance(match, ReadMatch):
+        return found(match, packet)
     match match:
         case OfFamily(family=family):
             return packet.family is family
@@ -80,6 +87,8 @@ def _found(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
             return mark.matches(packet.connection_mark)
         case SocketUser(user=user):
             return packet.user == user
+        case SocketCgroup(level=level, cgroup=cgroup):
+            return level <= len(packet.cgroups) and packet.cgroups[level - 1] == cgroup
         case LocalSocket():
             return packet.user is not None
         case LocalAddress():

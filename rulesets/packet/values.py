@@ -1,34 +1,31 @@
 """An imaginary packet, and how it fared."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from rulesets.vocabulary import Address, Family, Hook, Protocol, TcpFlag, family_of
+from rulesets.vocabulary import Address, ConnState, Direction, Family, Hook, Protocol, TcpFlag, family_of
 
 
-class ConnState(StrEnum):
-    """What connection tracking says of a packet (nf_conntrack_common.h, IP_CT_*)."""
+class Receiver(StrEnum):
+    """Whether an open socket would take an arriving packet: none, an ordinary one, or a transparent one."""
 
-    NEW = "new"
-    ESTABLISHED = "established"
-
-
-class Direction(StrEnum):
-    """Whether a packet goes the way of its connection's first packet, or back."""
-
-    ORIGINAL = "original"
-    REPLY = "reply"
+    NONE = "none"
+    ORDINARY = "ordinary"
+    TRANSPARENT = "transparent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packet:
     """A packet as it enters the stack at `hook`: `OUTPUT` from a local socket, `PREROUTING` from an interface.
 
-    `user` is the owner of the sending local socket; None is no local socket. `destination_local` says whether the
-    destination is an address of this namespace, so whether an arriving packet is delivered here or forwarded.
+    `user` is the owner of the sending local socket; None is no local socket. `cgroups` are those of that socket, the
+    outermost first, each as the rules call it: by its number, or by its path from the root. `destination_local` says
+    whether the destination is an address of this namespace, so whether an arriving packet is delivered or forwarded.
     `interface_address` is the first address of the interface that it came in by: None makes a redirect drop.
     `nat_settled` says that its connection has had its chance of translation: the kernel asks nat chains once for the
     destination and once for the source, so a packet that comes back in over loopback is past both.
+    `source_local` says whether the source is an address of this namespace, `leaving_address` what a masquerade makes of
+    it, `group` is the sending socket's; they and `receiver` only matter to rules that Weir doesn't write.
     """
 
     hook: Hook
@@ -43,11 +40,16 @@ class Packet:
     connection_mark: int = 0
     tcp_flags: tuple[TcpFlag, ...] = (TcpFlag.SYN,)
     user: int | None = None
+    cgroups: tuple[int | str, ...] = ()
     destination_local: bool = True
     interface_address: Address | None = None
     state: ConnState = ConnState.NEW
     direction: Direction = Direction.ORIGINAL
     nat_settled: bool = False
+    group: int | None = None
+    source_local: bool = False
+    leaving_address: Address | None = None
+    receiver: Receiver = Receiver.NONE
 
     @property
     def family(self) -> Family:
@@ -66,10 +68,11 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
-    """A rule that matched, and the chain that it stands in."""
+    """A rule that matched, and where it stands: its chain, and its number there from 1."""
 
     chain: str
     slug: str
+    number: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,9 @@ class Verdict:
 
     `packet` is as it leaves: with the addresses, ports and marks that it has then. `translated` says whether its
     connection's addresses or ports were changed, `zone` is the original direction's conntrack zone (0: the default),
-    `rerouted` whether a ``route`` chain changed its mark. `UNKNOWN` names the foreign thing that decided in `unknown`.
+    `reply_zone` that of its replies, `rerouted` whether a ``route`` chain changed its mark, `masqueraded` whether the
+    leaving interface gives the source, `tproxy` the port to which it is delivered as it is. `UNKNOWN` names the
+    foreign thing that decided in `unknown`.
     """
 
     fate: Fate
@@ -86,7 +91,10 @@ class Verdict:
     rules: tuple[Met, ...]
     translated: bool = False
     zone: int = 0
+    reply_zone: int = 0
     rerouted: bool = False
+    masqueraded: bool = False
+    tproxy: int | None = None
     unknown: str = ""
 
     @property

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rulesets.vocabulary.read import ReadAction
 from rulesets.vocabulary.values import Address, Foreign, Mark, RejectWith
 
 
@@ -59,4 +60,4 @@ class Reject:
     reply: RejectWith
 
 
-Action = Accept | Redirect | Dnat | Snat | SetMark | SetConnMark | CtZone | Reject | Foreign
+Action = Accept | Redirect | Dnat | Snat | SetMark | SetConnMark | CtZone | Reject | ReadAction | Foreign

@@ -7,6 +7,7 @@ when it loads the rule, and leaves it out again when it lists it.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rulesets.vocabulary.read import ReadMatch
 from rulesets.vocabulary.values import Family, Foreign, Mark, ModelError, Network, PortRange, Protocol, TcpFlag
 
 
@@ -99,6 +100,19 @@ class SocketUser:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SocketCgroup:
+    """The packet was sent by a socket that was made in this cgroup or below it (``socket cgroupv2``).
+
+    `cgroup` is the kernel's number for it, or its path from the root where that is not looked up yet: nft's text holds
+    the path and nft looks it up when it loads it, the kernel knows only the number. `level` is its depth, the root's
+    being 0. A directory that is made anew has another number, and no number comes twice (fs/kernfs/dir.c).
+    """
+
+    level: int
+    cgroup: int | str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSocket:
     """The packet was sent by a local socket, whoever owns it: ``meta skuid >= 0`` fails where there is no socket."""
 
@@ -150,5 +164,5 @@ class TcpFlags:
 
 Match = (
     OfFamily | Proto | Src | Dst | SrcPort | DstPort | InIface | OutIface | PacketMark | ConnMark
-    | SocketUser | LocalSocket | LocalAddress | InSet | TcpFlags | Foreign
+    | SocketUser | SocketCgroup | LocalSocket | LocalAddress | InSet | TcpFlags | ReadMatch | Foreign
 )  # fmt: skip

@@ -14,6 +14,10 @@ FULL_MASK = 0xFFFFFFFF
 # Both together are 15 characters: nft refuses a longer pattern.
 INTERFACE = re.compile(r"(?=.{1,15}\Z)[!#-),-.0-9;-?A-\[\]-~+][!#-),-.0-9;-\[\]-~+]{0,14}\*?", re.ASCII)
 
+# Names of directories, from the root of the cgroups on: what nft's text can quote, and no quotes of any kind.
+_DIRECTORY = r"(?!\.{1,2}(?:/|\Z))[!#-&(-)+-.0-~]{1,255}"
+CGROUP = re.compile(rf"(?=.{{1,3840}}\Z){_DIRECTORY}(?:/{_DIRECTORY}){{0,254}}", re.ASCII)
+
 
 class ModelError(ValueError):
     """A value that nft or the kernel would refuse; the text says which and why."""
@@ -58,6 +62,23 @@ class Policy(StrEnum):
 
     ACCEPT = "accept"
     DROP = "drop"
+
+
+class ConnState(StrEnum):
+    """What connection tracking says of a packet (nf_conntrack_common.h, IP_CT_*; xt_conntrack.h)."""
+
+    NEW = "new"
+    ESTABLISHED = "established"
+    RELATED = "related"
+    INVALID = "invalid"
+    UNTRACKED = "untracked"
+
+
+class Direction(StrEnum):
+    """Whether a packet goes the way of its connection's first packet, or back."""
+
+    ORIGINAL = "original"
+    REPLY = "reply"
 
 
 class TcpFlag(StrEnum):
@@ -135,7 +156,7 @@ class PortRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Foreign:
-    """Something that Weir never writes, as the listing showed it (JSON text). Equal to nothing, itself included."""
+    """Something without a variant, as it was listed: nft's JSON, iptables' words. Equal to nothing, not to itself."""
 
     verbatim: str = field(compare=False)
 
