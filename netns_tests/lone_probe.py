@@ -60,11 +60,13 @@ def realistic(one: Packet, way: Way) -> Packet | None:
     )
     if not possible:
         return None
-    version = one.destination.version
-    # Of several addresses of IPv6 the one that was added last comes first (net/ipv6/addrconf.c, ipv6_link_dev_addr).
-    first = second_address(6) if (link, version) == ("eth0", 6) else pod_address(link, version)
-    address = None if outgoing else first
+    address = None if outgoing else _first_address(link, one.destination.version)
     return replace(one, interface_address=address, group=None, leaving_address=None)
+
+
+def _first_address(link: str, version: int) -> Address:
+    """Return where a redirect goes: of several addresses of IPv6 the one that was added last comes first."""
+    return second_address(6) if (link, version) == ("eth0", 6) else pod_address(link, version)
 
 
 def foretold(ruleset: Ruleset, packet: Packet, *, shown: bool) -> Entry | None:
@@ -120,8 +122,14 @@ class Lone:
                     stack.callback(namespace.ip, line.replace("X", "del", 1))
             stack.callback(pod.nft, "flush ruleset\n" + QUIET)
             pod.nft("\n".join((nft.render(ruleset), TRACKED, marked, SHOWN if shown else "")))
-            stack.enter_context(sender.run(_send, packet))
-            return pod.run(_await_entry, packet)
+            for _ in range(
+                2
+            ):  # right after its route was changed, IPv6 may lose a packet: what is gone twice was stopped
+                with sender.run(_send, packet):
+                    found = pod.run(_await_entry, packet)
+                if found is not None:
+                    return found
+            return None
 
 
 def _ways(packet: Packet) -> tuple[str, str]:

@@ -194,8 +194,8 @@ class Handle:
 
     def _send(self, plan: Plan, generation: int | None) -> None:
         netlink = self._open(f"nft -f - (table inet {plan.table})")
-        known_absent = plan.actual is None and generation is not None
-        state = None if known_absent else tablequery.table_state(netlink, plan.table)
+        # A table that wasn't there has no flags; should it be there by now, the kernel says so.
+        state = None if plan.actual is None else tablequery.table_state(netlink, plan.table)
         found = state.flags if state else ()
         wanted = self._flags if self._flags is not None else _ORPHAN if found == _ORPHAN else ()
         if plan.actual is not None and found != wanted and (found, wanted) != (_ORPHAN, OWNED):
@@ -217,7 +217,7 @@ class Handle:
                 raise
             return
         except TableHeld as held:
-            raise self._named(held, plan.table, state) from None
+            raise self._named(held, plan.table, tablequery.table_state(netlink, plan.table)) from None
         if generation is not None and wanted != _OWNER_ONLY:
             self._known[plan.table] = _Known(_after(generation), plan.desired)
 

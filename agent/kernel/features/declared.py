@@ -286,7 +286,7 @@ FEATURES = (
 
 
 def markdown() -> str:
-    """Return the table as ARCHITECTURE.md has it."""
+    """Return the table as docs/kernels.md has it."""
     return "\n".join(_rows())
 
 
