@@ -174,7 +174,7 @@ CASES = [
         name="held",
         run="apply --netns web --set when_proxy_absent=capture",
         during=owned,
-        says=("web", "another process owns the table", "stop that process"),
+        says=("web", "table inet weir-pod is owned by process", "stop that process"),
     ),
     Case(
         name="somebody's routes",

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import KernelError, LibraryMissing, PermissionMissing
-from agent.kernel.nftables import Tables
+from agent.kernel.nftables import Tables, binding
 from netns_tests.namespace import Namespace
 from rulesets import nft, pod
 from rulesets.capture import Capture
@@ -93,6 +93,15 @@ def test_without_the_right_to_it_is_a_matter_of_rights(namespace: Namespace) -> 
     assert "CAP_NET_ADMIN" in refused.value.hint
 
 
+@pytest.fixture
+def not_loaded() -> Iterator[None]:
+    """Have the library loaded anew, in the test and after it."""
+    binding.cache_clear()
+    yield
+    binding.cache_clear()
+
+
+@pytest.mark.usefixtures("not_loaded")
 def test_a_missing_library_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agent.kernel.nftables._LIBRARY", "libnftables.so.none")
     with pytest.raises(LibraryMissing, match=r"libnftables\.so\.none") as missing:
@@ -100,6 +109,7 @@ def test_a_missing_library_is_one_clear_message(monkeypatch: pytest.MonkeyPatch)
     assert "python3-nftables" in missing.value.hint
 
 
+@pytest.mark.usefixtures("not_loaded")
 def test_a_missing_binding_is_one_clear_message(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nftables", None)
     with pytest.raises(LibraryMissing, match="libnftables can't be loaded"):

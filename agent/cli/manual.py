@@ -1,6 +1,6 @@
 """What `--help` says beside the options: examples, exit codes, targets and the JSON document."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
@@ -33,6 +33,7 @@ class Page:
     examples: dict[str, str]
     codes: dict[str, str]
     targets: dict[str, str] | None = None
+    terms: dict[str, dict[str, str]] = field(default_factory=dict)
     document: str = ""
 
     def sections(self) -> list[tuple[str, dict[str, str] | str]]:
@@ -40,6 +41,7 @@ class Page:
         shown: list[tuple[str, dict[str, str] | str]] = []
         if self.targets:
             shown.append(("Targets", self.targets))
+        shown += self.terms.items()
         shown += [("Examples", self.examples), ("Exit codes", self.codes)]
         if self.document:
             shown.append(("Output with --output json", self.document))
@@ -88,6 +90,36 @@ PAGES = {
         },
         codes={"0": "all could be looked at, captured or not", "2": _ERROR},
         document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs}.\n' + _REPORT,
+    ),
+    "compare": Page(
+        short="Prove two sets of rules equal, or show a packet",
+        targets=_ONE_TARGET,
+        terms={
+            "Wanted differences": {
+                "forwarded-traffic": "Traffic that the namespace only forwards is left alone; the others capture it.",
+                "address-kept": "Inbound keeps the address that was asked for; a redirect goes to the interface's"
+                " first, or drops.",
+                "zone-direction": "The proxy's DNS is tracked in a zone in the original direction only, not in both.",
+                "mark-bits-kept": "A reply's packet mark keeps the bits outside the mask; a restore takes all from the"
+                " connection.",
+                "ingress-mark": "A packet that gets the proxy's mark on its way in doesn't mark its connection.",
+                "family-refused": "A family that isn't captured is refused rather than let past the proxy.",
+            }
+        },
+        examples={
+            "weir compare web --with legacy": "the rules web is to have, and those of iptables-legacy in it",
+            "weir compare web --with legacy --with nft": "all rules in force there, of iptables and nft",
+            "weir compare web --with v4.save --with v6.save": "saves of both families",
+            "weir compare --against old.save --with new.save": "two files, without a target",
+        },
+        codes={
+            "0": "equal for all packets, but for differences that were expected",
+            "1": "not equal: some packet fares differently",
+            "2": "unknown: a rule can't be read that may matter; or an " + _ERROR,
+        },
+        document='{"answer": "equal", "not equal" or "unknown", "families", "here", "there", "cells", "differences":'
+        ' [DIFFERENCE, ...], "expected": [DIFFERENCE, ...], "unknown", "reasons"}.\n'
+        "DIFFERENCE: packet, what, wanted, sentence, here, there (table, chain, number, slug, rule)",
     ),
     "wait": Page(
         short="Wait until a target is captured, or free of Weir",

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from agent.errors import AnswerLost, GenerationMoved, KernelError, TableHeld
 from agent.kernel import batches, portid, tablequery
 from agent.kernel.netns import Netns, OpenNetns
-from agent.kernel.nftables import Tables
+from agent.kernel.nftables import Tables, binding
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
 from agent.kernel.subscription import subscribed
 from rulesets.diff import Plan
@@ -48,11 +48,14 @@ class Handle:
     __slots__ = ("_flags", "_kept", "_known", "_lock", "_netlink", "_subscriptions", "cookie", "netns")
 
     def __init__(self, netns: Netns, *, flags: tuple[str, ...] | None = None) -> None:
-        """Open a namespace and what is needed to speak to its kernel. Raises what `OpenNetns` and `RawNetlink` raise.
+        """Open a namespace and what is needed to speak to its kernel.
+
+        Raises `LibraryMissing`, and what `OpenNetns` and `RawNetlink` raise.
 
         `flags` are those of the tables that it writes (`OWNED`; with ``owner`` alone they go when it is closed, or its
         process dies). None is no ownership: new tables have no flags, and one that outlived its owner stays so.
         """
+        binding()  # rules that can't be read back are not to be written
         self.netns = OpenNetns(netns)
         self._flags = flags
         self._lock = threading.RLock()

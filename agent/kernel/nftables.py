@@ -12,6 +12,7 @@ import os
 import re
 import threading
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +38,7 @@ class Tables:
 
     def __init__(self) -> None:
         """Make a libnftables context for the calling thread's namespace. Raises `LibraryMissing`."""
-        try:
-            import nftables
-
-            # Loaded here first: where that fails, the binding's own object would complain once more when it is freed.
-            ctypes.CDLL(_LIBRARY)
-            self._context = nftables.Nftables(_LIBRARY)
-        except (ImportError, OSError) as error:
-            raise LibraryMissing(
-                f"libnftables can't be loaded: {error}",
-                hint="install the distribution's python3-nftables (and run ./dev setup in a checkout)",
-            ) from None
+        self._context = binding().Nftables(_LIBRARY)
         self._context.set_json_output(True)
         self._lock = threading.Lock()
         self._netlink = RawNetlink(NETLINK_NETFILTER, feature="nf_tables over netlink", option="CONFIG_NF_TABLES")
@@ -120,6 +111,22 @@ class Tables:
         with self._lock:
             self._netlink.close()
             self._context = None  # libnftables closes its socket when its context is freed
+
+
+@cache
+def binding() -> Any:
+    """Return libnftables' Python binding, with the library loaded; once. Raises `LibraryMissing`."""
+    try:
+        import nftables
+
+        # Loaded here first: where that fails, the binding's own object would complain once more when it is freed.
+        ctypes.CDLL(_LIBRARY)
+    except (ImportError, OSError) as error:
+        raise LibraryMissing(
+            f"libnftables can't be loaded: {error}",
+            hint="install the distribution's python3-nftables (and run ./dev setup in a checkout)",
+        ) from None
+    return nftables
 
 
 def _in_parts(table: str, chains: tuple[str, ...]) -> tuple[str, ...]:

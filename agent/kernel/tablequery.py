@@ -15,6 +15,8 @@ from rulesets.netlink import constants as c
 
 _INET = bytes((c.NFPROTO_INET, 0, 0, 0))  # struct nfgenmsg: family, version 0, resource 0
 _ANY = bytes(4)
+# include/uapi/linux/netfilter.h, NFPROTO_*.
+_FAMILY_NAMES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
 _FLAG_NAMES = {0x1: "dormant", c.NFT_TABLE_F_OWNER: "owner", c.NFT_TABLE_F_PERSIST: "persist"}
 
 
@@ -24,6 +26,17 @@ class TableState:
 
     flags: tuple[str, ...]
     owner: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableName:
+    """A table's family as nft calls it (its number where it has no name), and its name."""
+
+    family: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.name}"
 
 
 def generation(netlink: RawNetlink) -> int:
@@ -50,6 +63,19 @@ def table_state(netlink: RawNetlink, table: str) -> TableState | None:
     return TableState(
         flags=tuple(_FLAG_NAMES.get(bit, hex(bit)) for bit in bits if flags & bit),
         owner=int.from_bytes(told.get(c.NFTA_TABLE_OWNER, b""), "big"),
+    )
+
+
+def tables(netlink: RawNetlink) -> tuple[TableName, ...]:
+    """Return all tables of the namespace, whatever family they are of."""
+    statement = "nft list tables"
+    answer = netlink.dump(_kind(c.NFT_MSG_GETTABLE), _ANY, statement=statement).expect(statement)
+    return tuple(
+        TableName(
+            family=_FAMILY_NAMES.get(body[0], str(body[0])),
+            name=attributes(body, len(_ANY))[c.NFTA_TABLE_NAME].rstrip(b"\0").decode(errors="replace"),
+        )
+        for body in answer
     )
 
 

@@ -1,0 +1,164 @@
+"""`weir compare`: whether two rulesets treat every packet alike, or the packet that they treat differently."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.options import (
+    File,
+    OneName,
+    OneNetns,
+    Output,
+    OutputOption,
+    Settings,
+    add,
+    need_root,
+    one_target,
+    pasted,
+    targets,
+)
+from agent.errors import ConfigError, WeirError
+
+if TYPE_CHECKING:
+    from agent.against import Rules
+    from agent.kernel.handle import Handle
+    from agent.targets import Target
+    from rulesets.equivalence import Proof
+    from rulesets.vocabulary import Family
+
+_LIVE = ("legacy", "nft")
+
+
+def _differences_that_begin(incomplete: str) -> list[str]:
+    """Return the wanted differences whose name begins so, for completion."""
+    from rulesets.equivalence import WANTED
+
+    return [slug for slug in WANTED if slug.startswith(incomplete)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this module."""
+    add(app, compare)
+
+
+def compare(
+    name: OneName = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="legacy|nft|FILE",
+            help="The rules of the other side. May be repeated: all of them are in force together.",
+        ),
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            metavar="legacy|nft|FILE",
+            help="Rules of this side, instead of those that a target is to have. May be repeated.",
+        ),
+    ] = None,
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--expect",
+            metavar="SLUG",
+            help="A wanted difference (below) that is shown, and counts as equal. May be repeated.",
+            autocompletion=_differences_that_begin,
+        ),
+    ] = None,
+    netns: OneNetns = None,
+    file: File = None,
+    settings: Settings = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Prove that two sets of rules treat all packets alike, or show a packet that they don't.
+
+    This side is what a target is to have. The other is what iptables-legacy has in its namespace, all that is in
+    nf_tables there, or a file: what iptables-save or ip6tables-save printed, or `nft -j list ruleset`. Families of
+    which no file tells are not compared. Files need no root. Without a file of targets, --set alone describes a
+    capture.
+    """
+    from agent.cli.compared import Compared
+
+    _refuse_unknown(expect or ())
+    if not other:
+        raise ConfigError("compare: with what? there is no --with", hint="`weir compare --help` shows what there is")
+    live = any(each in _LIVE for each in (*other, *(against or ())))
+    named = bool(name or netns)
+    target = None
+    if against is None or live:
+        alone = settings and not (named or file or live)
+        target = only_settings(settings) if alone else one_target("compare", name, netns, file, settings)
+    elif named:
+        raise ConfigError(
+            "compare: both sides are files, and a target is named", hint="leave out --against, or the target"
+        )
+    here, there = sides(target, against, other)
+    families, proof = proved(here, there, tuple(expect or ()))
+    again = pasted(
+        [netns[0] if netns else name or ""] if named else [], netns=bool(netns), file=file, settings=settings
+    )
+    compared = Compared(here=here, there=there, families=families, proof=proof)
+    if output is Output.JSON:
+        compared.print_json()
+    else:
+        compared.print_text("" if against else f"weir render {again}".strip())
+    raise typer.Exit(compared.code)
+
+
+def only_settings(settings: list[str] | None) -> "Target":
+    """Return the capture that settings alone describe."""
+    (found,) = targets(None, ["settings"], None, settings)
+    return found
+
+
+def sides(target: "Target | None", against: list[str] | None, other: list[str]) -> "tuple[Rules, Rules]":
+    """Return the rules of both sides, looking at the target's namespace where that is asked for. Raises `WeirError`."""
+    from agent.against import Live, Rules, in_force, of_file, together, wish
+
+    def look(_: "Target", handle: "Handle") -> dict[str, Rules]:
+        return {each: in_force(handle, Live(each)) for each in dict.fromkeys(asked) if each in _LIVE}
+
+    asked = [*(against or ()), *other]
+    files = {each: of_file(Path(each)) for each in dict.fromkeys(asked) if each not in _LIVE}
+    found: dict[str, Rules] = {}
+    if target is not None and len(files) < len(set(asked)):
+        from agent.cli.kernel import with_handles
+
+        need_root("compare")
+        ((_, looked),) = with_handles([target], look)
+        if isinstance(looked, WeirError):
+            raise looked
+        found = looked
+    every = {**files, **found}
+    chosen = [together(every[each] for each in dict.fromkeys(some)) for some in (against or (), other)]
+    return (wish(target) if target is not None and not against else chosen[0]), chosen[1]
+
+
+def proved(here: "Rules", there: "Rules", expected: tuple[str, ...]) -> "tuple[tuple[Family, ...], Proof]":
+    """Return the families that both sides tell of, and whether packets of these fare alike."""
+    from agent.against import only
+    from rulesets.equivalence import Unknown, prove
+    from rulesets.vocabulary import Family
+
+    families = tuple(each for each in Family if each in here.families & there.families)
+    if not families:
+        raise ConfigError(f"compare: {here.name} and {there.name} are of different families")
+    unread = tuple(dict.fromkeys((*here.unread, *there.unread)))
+    if unread:
+        return families, Unknown(cells=0, unknown=0, reasons=unread)
+    one, two = here.rulesets, there.rulesets
+    if len(families) == 1:
+        one, two = (tuple(only(each, families[0]) for each in some) for some in (one, two))
+    return families, prove(one, two, expected=expected)
+
+
+def _refuse_unknown(slugs: list[str] | tuple[str, ...]) -> None:
+    from rulesets.equivalence import WANTED
+
+    for slug in slugs:
+        if slug not in WANTED:
+            raise ConfigError(f"compare: --expect {slug!r}: no difference is called so", hint=", ".join(WANTED))
