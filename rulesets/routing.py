@@ -67,6 +67,8 @@ class Routing:
     @property
     def strays(self) -> "Routing":
         """What Weir doesn't make."""
+        if not any(isinstance(each, Stray) for each in (*self.rules, *self.routes)):
+            return NO_ROUTING
         return Routing(
             rules=tuple(each for each in self.rules if isinstance(each, Stray)),
             routes=tuple(each for each in self.routes if isinstance(each, Stray)),
@@ -132,6 +134,8 @@ def build(capture: Capture, families: tuple[Family, ...]) -> Routing:
 
 
 def _without(these: Routing, those: Routing) -> Routing:
+    if NO_ROUTING in (these, those):
+        return these
     return Routing(
         rules=tuple(each for each in these.rules if each not in those.rules),
         routes=tuple(each for each in these.routes if each not in those.routes),

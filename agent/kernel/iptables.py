@@ -15,7 +15,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from agent.errors import FeatureMissing, KernelError, LockHeld, ProgramMissing
-from agent.kernel.rawnetlink import RawNetlink, attributes
+from agent.kernel.attributes import attributes
+from agent.kernel.rawnetlink import RawNetlink
 from rulesets.iptables import PROGRAMS, SaveError, installation, parse, removal
 from rulesets.model import Ruleset
 from rulesets.netlink import constants as c

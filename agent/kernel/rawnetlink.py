@@ -11,12 +11,13 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
 from agent.errors import AnswerLost, FeatureMissing, KernelError, PermissionMissing
+from agent.kernel.attributes import attributes
 from agent.kernel.closing import Closing
 
 NETLINK_SOCK_DIAG = 4
@@ -36,10 +37,8 @@ _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLMSGERR_ATTR_MSG = 1
-_TYPE_MASK = 0x3FFF  # NLA_F_NESTED and NLA_F_NET_BYTEORDER are the two top bits of an attribute's type
 
 _HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
 # include/uapi/asm-generic/socket.h; the first goes beyond net.core.wmem_max, for which CAP_NET_ADMIN is needed.
 _SO_SNDBUFFORCE, _SO_NETNS_COOKIE = 32, 71
 _BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
@@ -174,6 +173,24 @@ class RawNetlink(Closing):
         self._unread = False
         return receipts
 
+    def ask_together(self, requests: Sequence[tuple[int, bytes]], *, flags: int = 0) -> dict[int, Receipt]:
+        """Send requests (nlmsg_type and body) at once; return what the kernel said of those it refused, by their place.
+
+        Each is carried out or refused for itself. Raises `KernelError` when it isn't known what became of them.
+        """
+        first = next(self._sequence)
+        self._sequence = count(first + len(requests))
+        data = b""
+        for place, (kind, body) in enumerate(requests):
+            # Who is refused is told so in any case: one acknowledgement, of the last, is enough.
+            how = NLM_F_REQUEST | flags | (NLM_F_ACK if place + 1 == len(requests) else 0)
+            data += _HEADER.pack(_HEADER.size + len(body), kind, how, first + place, 0) + body
+        last = first + len(requests) - 1
+        receipts = self.exchange(data, last=last)
+        if not receipts or receipts[-1].sequence != last:
+            raise KernelError(statement=f"send {len(requests)} netlink requests", said="the last was not acknowledged")
+        return {each.sequence - first: each for each in receipts if each.errno}
+
     def _receipts(self, statement: str, *, last: int | None) -> tuple["Receipt", ...]:
         receipts: list[Receipt] = []
         lost: OSError | None = None
@@ -258,29 +275,6 @@ def _receipts(view: memoryview) -> Iterator[Receipt]:
             code = -_signed(body)
             yield Receipt(sequence=sequence, errno=code, said=_said(code, body, flags))
         at += (length + 3) & ~3
-
-
-def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
-    """The netlink attributes of ``data`` from ``start`` on, by type; of one that repeats, the last."""
-    found = {}
-    end = len(data)
-    while start + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(data, start)
-        if length < 4:
-            break
-        found[kind & _TYPE_MASK] = data[start + 4 : start + length]
-        start += (length + 3) & ~3
-    return found
-
-
-def attribute(kind: int, payload: bytes) -> bytes:
-    """One attribute, padded to four bytes."""
-    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
-
-
-def nested(kind: int, *inner: bytes) -> bytes:
-    """An attribute that holds attributes: NLA_F_NESTED is demanded by strict parsers since 5.2."""
-    return attribute(kind | 0x8000, b"".join(inner))
 
 
 def _signed(body: bytes) -> int:

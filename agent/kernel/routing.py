@@ -12,6 +12,7 @@ import errno
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 
 from agent.errors import KernelError, PermissionMissing, RouteTableTaken
 from agent.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink
@@ -27,7 +28,7 @@ from agent.kernel.routing_messages import (
     table_of_route,
     table_of_rule,
 )
-from rulesets.routing import LocalRoute, PolicyRule, Routing, RoutingPlan, Stray
+from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan, Stray
 from rulesets.vocabulary import Family
 
 __all__ = ["PROTOCOL", "apply", "read"]
@@ -77,26 +78,35 @@ def apply(plan: RoutingPlan) -> None:
         return
     with _Rtnetlink() as rtnetlink:
         _refuse_foreign_routes(rtnetlink, {each.table for each in plan.added.routes if isinstance(each, LocalRoute)})
-        if plan.removed.strays != Routing():
+        if plan.removed.strays != NO_ROUTING:
             plan = _without_strays(rtnetlink, plan)
-        added, done = plan.added, Routing()
-        try:
-            for rule in added.rules:
-                if isinstance(rule, PolicyRule):
-                    _change_rule(rtnetlink, _RTM_NEWRULE, rule)
-                    done = done.together(Routing(rules=(rule,)))
-            for route in added.routes:
-                if isinstance(route, LocalRoute):
-                    _change_route(rtnetlink, _RTM_NEWROUTE, route)
-                    done = done.together(Routing(routes=(route,)))
-        except KernelError:
-            _delete(rtnetlink, done)
-            raise
+        added = plan.added
+        _add(rtnetlink, added)
         _delete(rtnetlink, plan.removed)
         for stray_rule in added.strays.rules:  # brought back where a change is undone
             _change_rule(rtnetlink, _RTM_NEWRULE, stray_rule)
         for stray_route in added.strays.routes:
             _change_route(rtnetlink, _RTM_NEWROUTE, stray_route)
+
+
+def _add(rtnetlink: _Rtnetlink, routing: Routing) -> None:
+    """Add what isn't stray, all at once: each rule before its route. What was added is taken back on an error."""
+    rules = [each for each in routing.rules if isinstance(each, PolicyRule)]
+    routes = [each for each in routing.routes if isinstance(each, LocalRoute)]
+    if not (rules or routes):
+        return
+    requests = [(_RTM_NEWRULE, rule_message(each)) for each in rules]
+    requests += [(_RTM_NEWROUTE, route_message(each)) for each in routes]
+    refused = rtnetlink.ask_together(requests, flags=NLM_F_CREATE | NLM_F_EXCL)
+    if refused:
+        done = Routing(
+            rules=tuple(each for place, each in enumerate(rules) if place not in refused),
+            routes=tuple(each for place, each in enumerate(routes, len(rules)) if place not in refused),
+        )
+        _delete(rtnetlink, done)
+        place = min(refused)
+        what = [*rules, *routes][place]
+        raise _refusal(_statement(_shown(what), deletes=False), refused[place].errno, refused[place].said)
 
 
 def _read(rtnetlink: _Rtnetlink, table: int | None) -> Routing:
@@ -158,7 +168,7 @@ def _without_strays(rtnetlink: _Rtnetlink, plan: RoutingPlan) -> RoutingPlan:
     for _ in range(_ATTEMPTS):
         _delete(rtnetlink, plan.removed.strays)
         plan = RoutingPlan(actual=_read(rtnetlink, None), desired=plan.desired)
-        if plan.removed.strays == Routing():
+        if plan.removed.strays == NO_ROUTING:
             return plan
     raise KernelError(statement=plan.describe(), said=f"what was deleted {_ATTEMPTS} times is still listed")
 
@@ -171,31 +181,41 @@ def _delete(rtnetlink: _Rtnetlink, routing: Routing) -> None:
 
 
 def _change_rule(rtnetlink: _Rtnetlink, kind: int, rule: PolicyRule | Stray) -> None:
-    _ask(rtnetlink, kind, rule_message(rule), rule)
+    _ask(rtnetlink, kind, rule_message(rule), _shown(rule))
 
 
 def _change_route(rtnetlink: _Rtnetlink, kind: int, route: LocalRoute | Stray) -> None:
-    _ask(rtnetlink, kind, route_message(route), route)
+    _ask(rtnetlink, kind, route_message(route), _shown(route))
 
 
-def _ask(rtnetlink: _Rtnetlink, kind: int, body: bytes, what: PolicyRule | LocalRoute | Stray) -> None:
+@lru_cache(maxsize=256)
+def _shown(what: PolicyRule | LocalRoute | Stray) -> str:
+    return what.text if isinstance(what, Stray) else f"{what} proto {PROTOCOL}"
+
+
+def _ask(rtnetlink: _Rtnetlink, kind: int, body: bytes, shown: str) -> None:
     deletes = kind in (_RTM_DELRULE, _RTM_DELROUTE)
-    text = what.text if isinstance(what, Stray) else f"{what} proto {PROTOCOL}"
-    statement = text.replace(":", " del" if deletes else " add", 1)
+    statement = _statement(shown, deletes=deletes)
     answer = rtnetlink.ask(kind, body, statement=statement, flags=0 if deletes else NLM_F_CREATE | NLM_F_EXCL)
-    code = answer.errno
-    if not code or (deletes and code in _GONE_ALREADY):
-        return
+    if answer.errno and not (deletes and answer.errno in _GONE_ALREADY):
+        raise _refusal(statement, answer.errno, answer.said)
+
+
+def _statement(shown: str, *, deletes: bool) -> str:
+    return shown.replace(":", " del" if deletes else " add", 1)
+
+
+def _refusal(statement: str, code: int, said: str) -> KernelError:
     if code == errno.EPERM:
-        raise PermissionMissing(statement=statement, said=answer.said)
+        return PermissionMissing(statement=statement, said=said)
     if code == errno.EEXIST:
-        raise RouteTableTaken(
+        return RouteTableTaken(
             statement=statement,
             said="the same is there already, of somebody else or of another Weir",
             hint="let rule_priority and route_table be numbers that nobody uses",
         )
     hint = "bring up lo: `ip link set lo up`" if code == errno.ENETDOWN else ""
-    raise KernelError(statement=statement, said=answer.said, hint=hint)
+    return KernelError(statement=statement, said=said, hint=hint)
 
 
 def _ip(family: Family) -> str:

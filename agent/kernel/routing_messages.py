@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address
 
-from agent.kernel.rawnetlink import attribute, attributes
+from agent.kernel.attributes import attribute, attributes
 from rulesets.routing import LocalRoute, PolicyRule, Stray
 from rulesets.vocabulary import Family, Mark, ModelError
 

@@ -17,8 +17,9 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Literal
 
 from agent.errors import FeatureMissing
+from agent.kernel.attributes import attributes
 from agent.kernel.closing import Closing
-from agent.kernel.rawnetlink import NETLINK_SOCK_DIAG, Answer, RawNetlink, attributes
+from agent.kernel.rawnetlink import NETLINK_SOCK_DIAG, Answer, RawNetlink
 from rulesets.vocabulary import Address
 
 _TCPDIAG_GETSOCK = 18

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.errors import KernelError
-from agent.kernel.rawnetlink import RawNetlink, attribute, attributes
+from agent.kernel.attributes import attribute, attributes
+from agent.kernel.rawnetlink import RawNetlink
 from rulesets.model import Counter
 from rulesets.netlink import constants as c
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from agent.kernel.rawnetlink import NETLINK_NETFILTER, NETLINK_SOCK_DIAG, RawNetlink, attributes
+from agent.kernel.attributes import attributes
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, NETLINK_SOCK_DIAG, RawNetlink
 from netns_tests.kernel_tables import flat
 from rulesets.netlink import constants as c
 

@@ -6,8 +6,8 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 
 from agent.errors import KernelError
+from agent.kernel.attributes import attribute, attributes, nested
 from agent.kernel.conntrack.flow import Count, Flow, FlowTuple, Status
-from agent.kernel.rawnetlink import attribute, attributes, nested
 
 CTA_TUPLE_ORIG = 1
 CTA_TUPLE_REPLY = 2

@@ -9,18 +9,11 @@ import errno
 import socket
 
 from agent.errors import FeatureMissing
+from agent.kernel.attributes import attribute, attributes
 from agent.kernel.closing import Closing
 from agent.kernel.conntrack import codec
 from agent.kernel.conntrack.flow import Flow, FlowTuple
-from agent.kernel.rawnetlink import (
-    NETLINK_NETFILTER,
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    Answer,
-    RawNetlink,
-    attribute,
-    attributes,
-)
+from agent.kernel.rawnetlink import NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL, Answer, RawNetlink
 
 _NFNL_SUBSYS_CTNETLINK = 1 << 8
 _NEW = _NFNL_SUBSYS_CTNETLINK | 0
