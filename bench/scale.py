@@ -20,23 +20,31 @@ FORKED = 25  # the forked sequence is this slow: it gets fewer, and what it take
 ABOUT = f"{NAMESPACES} namespaces from nothing, rules and routes"
 
 ONE, TWO, FLOOR = "Weir, 1 worker", "Weir, 2 workers", "floor: C, same bytes"
+RULES_ONE, RULES_TWO = "Weir, rules alone, 1 worker", "Weir, rules alone, 2 workers"
+C_ONE, C_TWO = "C, 1 process, asked by a pipe", "C, 2 processes, asked by pipes"
 THREE_FORKS = "three forks: Istio with nft"
 
 
 def run(rounds: int, namespaces: int = NAMESPACES, forked: int = FORKED) -> Report:
     """Take the samples, each of all namespaces."""
+    batches = (encoded(FRESH, end=end_acknowledged()),)
     with (
         Supply.opened() as supply,
-        Floor.started((encoded(FRESH, end=end_acknowledged()),), routing_messages()) as floor,
+        Floor.started(batches, routing_messages()) as floor,
+        Floor.started(batches, routing_messages()) as second,
     ):
         variants = [
             _weir(ONE, 1, supply, namespaces),
             _weir(again(ONE), 1, supply, namespaces),
             _weir(TWO, 2, supply, namespaces),
+            _weir(RULES_ONE, 1, supply, namespaces, routes=False),
+            _weir(RULES_TWO, 2, supply, namespaces, routes=False),
             lambda: {FLOOR: sum(map(whole, floor.each([each.path for each in supply.take(namespaces)])))},
+            _processes(C_ONE, [floor], supply, namespaces),
+            _processes(C_TWO, [floor, second], supply, namespaces),
             lambda: {THREE_FORKS: _forked(supply.take(forked)) * namespaces / forked},
         ]
-        needed = 4 * namespaces + forked
+        needed = 8 * namespaces + forked
         found = interleaved(variants, rounds, before=lambda: supply.ensure(needed, needed), warm_up=min(rounds - 1, 1))
     p50 = {name: each.p50 for name, each in found.items()}
     return Report(
@@ -47,17 +55,36 @@ def run(rounds: int, namespaces: int = NAMESPACES, forked: int = FORKED) -> Repo
         goals=(
             Goal(what="Weir against three forks, 1 worker", found=p50[ONE] / p50[THREE_FORKS], wanted=1 / 40),
             Goal(what="how much faster 2 workers are than 1", found=p50[ONE] / p50[TWO], wanted=1.7, at_least=True),
+            Goal(what="the same, rules alone", found=p50[RULES_ONE] / p50[RULES_TWO], wanted=1.7, at_least=True),
         ),
         twins=((ONE, again(ONE)),),
-        notes=(f"three forks: measured with {forked} namespaces, counted for {namespaces}; routes as Weir makes them",),
+        parts=frozenset((RULES_ONE, RULES_TWO, C_ONE, C_TWO)),
+        notes=(
+            f"three forks: measured with {forked} namespaces, counted for {namespaces}; routes as Weir makes them",
+            f"two processes in C are {p50[C_ONE] / p50[C_TWO]:.2f} times as fast as one",
+        ),
     )
 
 
-def _weir(name: str, workers: int, supply: Supply, count: int) -> Variant:
+def _processes(name: str, floors: Sequence[Floor], supply: Supply, count: int) -> Variant:
+    def sample() -> Mapping[str, float]:
+        paths = [each.path for each in supply.take(count)]
+        shares = [paths[number :: len(floors)] for number in range(len(floors))]
+        with ThreadPoolExecutor(len(floors)) as pool:
+            seconds, _ = timed(
+                lambda: list(pool.map(lambda each: each[0].each(each[1]), zip(floors, shares, strict=True)))
+            )
+        return {name: seconds}
+
+    return sample
+
+
+def _weir(name: str, workers: int, supply: Supply, count: int, *, routes: bool = True) -> Variant:
     def sample() -> Mapping[str, float]:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda _: None, range(workers)))  # the threads are there, as in the daemon
-            seconds, handles = timed(lambda: _all(pool, supply.take(count)))
+            namespaces = supply.take(count)
+            seconds, handles = timed(lambda: list(pool.map(_captured if routes else _with_rules, namespaces)))
             for handle in handles:
                 handle.close()
         return {name: seconds}
@@ -65,8 +92,10 @@ def _weir(name: str, workers: int, supply: Supply, count: int) -> Variant:
     return sample
 
 
-def _all(pool: ThreadPoolExecutor, namespaces: Sequence[Namespace]) -> list[Handle]:
-    return list(pool.map(_captured, namespaces))
+def _with_rules(namespace: Namespace) -> Handle:
+    handle = opened(namespace)
+    handle.apply(FRESH)
+    return handle
 
 
 def _captured(namespace: Namespace) -> Handle:
