@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import signal
 import socket
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent import report
-from agent.errors import TargetError, WeirError
+from agent.errors import Busy, TargetError, WeirError
 from agent.kernel import features, routing
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
@@ -107,7 +108,7 @@ def confirm(target: Target) -> None:
 
 def _is_change(made: Report) -> bool:
     """Tell whether a report is of a change that was made, so that there is something to undo."""
-    return made.state not in (State.FAILED, State.WAITING) and bool(made.changes)
+    return made.state is not State.WAITING and bool(made.changes)
 
 
 def _become_guard(target: Target, seconds: float, said: int) -> None:
@@ -129,8 +130,9 @@ def _guard(target: Target, seconds: float, said: int) -> None:
     """
     try:
         handle = Handle(Netns(target.netns), flags=_flags())
-        before = _restorable(target, handle)
-        with _listening(guard_socket(handle.netns.identity)) as asked:
+        identity = handle.netns.identity
+        with _only_guard(target, identity), _listening(guard_socket(identity)) as asked:
+            before = _restorable(target, handle)
             made = report.of_outcome(read_back(reconcile(target, handle, Records()), handle))
             _say(said, json.dumps(made.document()))
             if _is_change(made):
@@ -186,6 +188,21 @@ def _undo(target: Target, handle: Handle, before: Observed) -> None:
     now = observe(handle, target)
     with handle.inside():
         routing.apply(RoutingPlan(actual=now.routing, desired=before.routing))
+
+
+@contextlib.contextmanager
+def _only_guard(target: Target, identity: Identity) -> Iterator[None]:
+    """Be the only guard of a namespace: a second one would take away the first one's socket. Raises `Busy`."""
+    with contextlib.ExitStack() as held:
+        try:
+            # Not found out by connecting to the socket, which would confirm.
+            held.enter_context(Records(run_directory() / "confirm").held(identity))
+        except Busy:
+            raise Busy(
+                f"target {target.name!r} (netns {target.netns!r}): a change waits to be confirmed already",
+                hint=f"`weir confirm --netns {shlex.quote(target.netns)}` keeps it; else wait until it is undone",
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ A probe is a connection of any local process of the node to a pod: ``meta skuid 
 sent the packet, so no kubelet has to be found and no user guessed. Where a pod names its probe ports, only those count.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ from rulesets.vocabulary import (
 )
 
 HOST_TABLE = "weir-host"
+NAT_POST = Chain(name="nat-post", type=ChainType.NAT, hook=Hook.POSTROUTING, priority=99)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ _PROBED = {
 def build(probes: Probes) -> Ruleset:
     """Return the node's whole table. Its sets are always there, so that a pod is one element more, not a new rule."""
     rules = tuple(rule for source in probes.sources for rule in _rules(source))
-    chain = Chain(name="nat-post", type=ChainType.NAT, hook=Hook.POSTROUTING, priority=99, rules=rules)
+    chain = dataclasses.replace(NAT_POST, rules=rules)
     return with_counters(HOST_TABLE, (chain,), tuple(_sets(probes.targets)))
 
 

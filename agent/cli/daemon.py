@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent.cli.options import add, need_root
+from agent.cli.options import add, need_root, seconds
 from agent.observe import DEFAULT_LISTEN
 from agent.sources import DEFAULT_FILE
 
@@ -28,11 +28,19 @@ def daemon(
     ] = DEFAULT_LISTEN,
     workers: Annotated[int, typer.Option(min=1, max=4, help="Threads that enter namespaces.")] = 2,
     resync: Annotated[
-        float, typer.Option(min=1, metavar="SECONDS", help="Time between two looks at a target where nothing changed.")
+        float,
+        typer.Option(
+            min=1, callback=seconds, metavar="SECONDS", help="Time between two looks at a target where nothing changed."
+        ),
     ] = 60.0,
     drain: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="Time for the captured streams of a target that left the file."),
+        typer.Option(
+            min=0,
+            callback=seconds,
+            metavar="SECONDS",
+            help="Time for the captured streams of a target that left the file.",
+        ),
     ] = 60.0,
     own: Annotated[
         bool,

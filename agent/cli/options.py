@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from agent.sources.file import TargetFile
     from agent.targets import Target
 
+LONGEST = 31_536_000.0  # seconds, a year: what `select` and the loop's timers can wait for, and the daemon takes
+
 
 class Output(StrEnum):
     """How results are written."""
@@ -203,3 +205,10 @@ def _overrides(settings: list[str] | None) -> dict[str, object]:
         except tomllib.TOMLDecodeError:
             found[name.strip()] = value.strip()  # a bare word: --set established=reset
     return found
+
+
+def seconds(value: float | None) -> float | None:
+    """Return a time of the command line. Raises `ConfigError` for one that no clock can wait for."""
+    if value is not None and not value <= LONGEST:
+        raise ConfigError(f"{value:g} s is no time to wait", hint=f"give at most {LONGEST:g}, a year")
+    return value

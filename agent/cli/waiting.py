@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.options import File, OneName, OneNetns, Output, OutputOption, Settings, add, need_root, one_target
+from agent.cli.options import (
+    File,
+    OneName,
+    OneNetns,
+    Output,
+    OutputOption,
+    Settings,
+    add,
+    need_root,
+    one_target,
+    seconds,
+)
 from agent.errors import NamespaceMissing, NotANamespace
 
 if TYPE_CHECKING:
@@ -36,7 +47,8 @@ def wait(
     settings: Settings = None,
     goal: Annotated[Goal, typer.Option("--for", help="What to wait for.")] = Goal.CAPTURED,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=0, metavar="SECONDS", help="The longest time; 0 looks once.")
+        float,
+        typer.Option("--timeout", min=0, callback=seconds, metavar="SECONDS", help="The longest time; 0 looks once."),
     ] = 30.0,
     output: OutputOption = Output.TEXT,
 ) -> None:

@@ -18,6 +18,7 @@ from agent.cli.options import (
     need_root,
     one_target,
     only,
+    seconds,
     targets,
 )
 from agent.errors import Busy, ConfigError, TargetError
@@ -43,6 +44,7 @@ def apply(
         typer.Option(
             "--confirm",
             min=1,
+            callback=seconds,
             metavar="SECONDS",
             help="Undo everything after so many seconds unless confirmed, also when this command or the login dies.",
         ),
@@ -96,7 +98,10 @@ def remove(
     netns: Netns = None,
     file: File = None,
     drain: Annotated[
-        float, typer.Option("--drain", min=0, metavar="SECONDS", help="Let captured streams go on for so long.")
+        float,
+        typer.Option(
+            "--drain", min=0, callback=seconds, metavar="SECONDS", help="Let captured streams go on for so long."
+        ),
     ] = 0.0,
     all: Annotated[  # noqa: A002 (the option's name)
         bool, typer.Option("--all", help="Every namespace on this machine that has something of Weir, known or not.")

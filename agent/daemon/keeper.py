@@ -74,8 +74,8 @@ class Keeper:
         return self._begun and all(slot.outcome is not None for slot in self._slots.values())
 
     def name_of(self, identity: str) -> str:
-        """Return the name of the target that has this namespace open, or an empty text."""
-        return next((slot.target.name for slot in self._slots.values() if slot.identity == identity), "")
+        """Return the name of the target that means this namespace, or an empty text."""
+        return next((slot.target.name for slot in self._slots.values() if slot.holds(identity)), "")
 
     def take(self, targets: Iterable[Target]) -> None:
         """Want these targets and no others. One that was wanted before and isn't now is released, and may drain."""

@@ -114,10 +114,10 @@ class Slot:
         self._hurry.ring()
         self._wake.ring()
 
-    @property
-    def identity(self) -> str:
-        """The identity of the open namespace; empty when none is open."""
-        return str(self._handle.netns.identity) if self._handle else ""
+    def holds(self, identity: str) -> bool:
+        """Tell whether this target's namespace is the one with this identity, open or (when it was released) not."""
+        found = self._handle.netns.identity if self._handle else identify(Netns(self.target.netns).file)
+        return str(found) == identity
 
     def check_identity(self) -> None:
         """Wake when the target's name has come to mean another namespace, or none. Costs one stat."""
@@ -179,10 +179,9 @@ class Slot:
             spent = time.monotonic() - started
             return Outcome(target=target, state=state, reason=str(error), hint=error.hint, seconds=spent)
         except Exception as error:
-            # A bug, or memory or descriptors that ran out: this target tries again, the others go on.
             log.exception("target %s (netns %s)", target.name, target.netns)
             await self._let_go()
-            return Outcome(target=target, state=State.FAILED, reason=f"unexpected: {error!r}", hint="the log says more")
+            return _unexpected(target, error)
         return outcome
 
     async def _witnessed(self, outcome: Outcome) -> Outcome:
@@ -190,7 +189,11 @@ class Slot:
         handle = self._handle
         if handle is None or not to_be_read_back(outcome):
             return outcome
-        outcome = await self._threads.follow_up(read_back, outcome, handle)
+        try:
+            outcome = await self._threads.follow_up(read_back, outcome, handle)
+        except Exception as error:
+            log.exception("target %s (netns %s)", outcome.target.name, outcome.target.netns)
+            outcome = _unexpected(outcome.target, error)
         outcome = self._take_note(outcome)
         self._read_back(self)
         return outcome
@@ -201,7 +204,7 @@ class Slot:
         if self.leaving:
             self.retire()
             return Outcome(target=target, state=State.REMOVED, reason=said)
-        if holder.leaving:
+        if holder.leaving or holder.retired:
             holder.retire()
             return Outcome(target=target, state=State.WAITING, reason=f"{said}, which leaves it")
         return Outcome(target=target, state=State.FAILED, reason=said, hint="let the file name each namespace once")
@@ -275,3 +278,8 @@ class Slot:
             finally:
                 if self._holders.get(handle.netns.identity) is self:
                     del self._holders[handle.netns.identity]
+
+
+def _unexpected(target: Target, error: Exception) -> Outcome:
+    """Return the outcome of a bug, or of memory that ran out: this target tries again, the others go on."""
+    return Outcome(target=target, state=State.FAILED, reason=f"unexpected: {error!r}", hint="the log says more")

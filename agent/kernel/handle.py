@@ -119,10 +119,16 @@ class Handle:
         What its counters have counted is not looked at: `counters` tells. 0.01 ms where nothing has changed.
         """
         with self._lock:
-            known = self._known.get(table)
-            if known is not None and known.generation == self.generation():
-                return known.ruleset
-            return self.read(table)
+            known, generation = self._known.get(table), self.generation()
+            if known is not None and known.generation != generation:
+                netlink = self._open(f"nft list table inet {table}")
+                state = tablequery.table_state(netlink, table)
+                # Others have changed theirs; ours nobody else can.
+                owned = state is not None and state.owner == netlink.port
+                known = _Known(generation, known.ruleset) if owned else None
+                if known is not None:
+                    self._known[table] = known
+            return self.read(table) if known is None else known.ruleset
 
     def counters(self, table: str) -> tuple[Counter, ...]:
         """Return the counters of our table as they are now; none when it isn't there."""
@@ -201,10 +207,10 @@ class Handle:
         state = None if plan.actual is None else tablequery.table_state(netlink, plan.table)
         found = state.flags if state else ()
         wanted = self._flags if self._flags is not None else _ORPHAN if found == _ORPHAN else ()
-        if plan.actual is not None and found != wanted and (found, wanted) != (_ORPHAN, OWNED):
+        if plan.actual is not None and found != wanted:
             if state is None:
                 raise GenerationMoved(statement=f"nft list table inet {plan.table}", said="it has gone since")
-            # It is made anew, and what it has counted until now goes on.
+            # Where it is made anew, what it has counted until now goes on.
             counted = {each.name: each for each in tablequery.counters(netlink, plan.table)}
             counters = tuple(counted.get(each.name, each) for each in plan.actual.counters)
             actual = dataclasses.replace(plan.actual, counters=counters)

@@ -7,6 +7,7 @@ that one listing gets words of another, or an assertion ends the process. One ca
 """
 
 import ctypes
+import dataclasses
 import json
 import os
 import re
@@ -17,15 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import KernelError, LibraryMissing, PermissionMissing, TableHeld
+from agent.kernel.contents import contents
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
-from agent.kernel.tablequery import chain_names, socket_cgroups, table_state
+from agent.kernel.tablequery import socket_cgroups, table_state
 from rulesets import nft
+from rulesets.host import NAT_POST
 from rulesets.model import Ruleset
+from rulesets.pod import REASONS
+from rulesets.vocabulary import Foreign
 
 _LIBRARY = "libnftables.so.1"
 _CAP_NET_ADMIN = 1 << 12  # include/uapi/linux/capability.h
 _ATTEMPTS = 5  # to list the parts of a table that somebody else changes meanwhile
 _library_in_use = threading.Lock()
+# A chain's name is part of the command that lists it, and could be a word of nft's: only names of ours are asked for.
+_OUR_CHAINS = frozenset(chain.name for chain in (*REASONS, NAT_POST))
 _DENIED = "Operation not permitted"
 _CGROUP_KEY = '"cgroupv2"'
 _ABSENT = "No such file or directory"
@@ -51,20 +58,26 @@ class Tables:
         for left in reversed(range(_ATTEMPTS)):
             with self._lock:
                 state = table_state(self._netlink, table)
-                in_parts = state is not None and len(state.flags) == 1
-                chains = chain_names(self._netlink, table) if in_parts else ()
-            if state is None:
+                held = contents(self._netlink, table) if state else None
+            if state is None or held is None:
                 return None
+            if held.odd:
+                return Ruleset(table=table, foreign=held.odd)
             try:
-                if not in_parts:
+                foreign: tuple[Foreign, ...] = ()
+                if len(state.flags) != 1:
                     listing = self._list(f"list table inet {table}")
                 else:
-                    parts = [self._list(command) for command in _in_parts(table, chains)]
+                    ours = tuple(each for each in held.chains if each in _OUR_CHAINS)
+                    parts = [self._list(command) for command in _in_parts(table, ours)]
                     listing = _whole(table, state.flags, parts)
+                    theirs = (Foreign(verbatim=f"chain {each!r}") for each in held.chains if each not in _OUR_CHAINS)
+                    foreign = (*theirs, *held.others)
                 if _CGROUP_KEY in listing:
                     with self._lock:
                         listing = _with_cgroups(listing, socket_cgroups(self._netlink, table))
-                return nft.parse(listing, table)
+                read = nft.parse(listing, table)
+                return dataclasses.replace(read, foreign=(*read.foreign, *foreign)) if read and foreign else read
             except nft.ListingError as error:
                 raise KernelError(statement=f"nft -j list table inet {table}", said=str(error)) from None
             except KernelError as error:

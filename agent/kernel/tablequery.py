@@ -80,18 +80,6 @@ def tables(netlink: RawNetlink) -> tuple[TableName, ...]:
     )
 
 
-def chain_names(netlink: RawNetlink, table: str) -> tuple[str, ...]:
-    """Return the names of an ``inet`` table's chains, in the kernel's order."""
-    statement = "nft list chains inet"
-    found = (
-        attributes(body, len(_INET))
-        for body in netlink.dump(_kind(c.NFT_MSG_GETCHAIN), _INET, statement=statement).expect(statement)
-    )
-    return tuple(
-        each[c.NFTA_CHAIN_NAME].rstrip(b"\0").decode() for each in found if each.get(c.NFTA_CHAIN_TABLE) == _text(table)
-    )
-
-
 def counters(netlink: RawNetlink, table: str) -> tuple[Counter, ...]:
     """Return the named counters of an ``inet`` table as they are now, in the kernel's order; none when it isn't there.
 

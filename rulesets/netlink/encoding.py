@@ -77,7 +77,11 @@ def _encode_same(same: _Same, flags: tuple[str, ...], found: tuple[str, ...], en
         way = _Way.REMOVE
     elif plan.actual is None:
         way = _Way.MAKE
-    elif not (adopted or found == flags) or (plan and _needs_replacing(plan.actual, plan.desired)):
+    elif (
+        not (adopted or found == flags)
+        or (adopted and _loses_a_chain(plan.actual, plan.desired))
+        or (plan and _needs_replacing(plan.actual, plan.desired))
+    ):
         way = _Way.REPLACE
     else:
         way = _Way.UPDATE
@@ -127,6 +131,14 @@ def _needs_replacing(actual: Ruleset, desired: Ruleset) -> bool:
     return bool(actual.foreign or actual.regular) or any(
         (old.key, old.interval) != (new.key, new.interval) for old, new in _shared_sets(actual, desired)
     )
+
+
+def _loses_a_chain(actual: Ruleset, desired: Ruleset) -> bool:
+    """Tell whether a base chain goes, after which the kernel takes no flags in the same batch (6.9, EINVAL).
+
+    nf_tables_api.c, nft_table_pending_update: "reject table flag and netdev basechain updates".
+    """
+    return any(not _stays(old, desired.chain(old.name)) for old in actual.chains)
 
 
 def _update(draft: Draft, actual: Ruleset, desired: Ruleset, new_counters: tuple[Counter, ...]) -> None:

@@ -1,0 +1,79 @@
+"""What a table holds, by name, as the kernel has it: seen before libnftables is let near it.
+
+Whoever may change a namespace's rules chooses the names in its tables. libnftables 1.0.6 pastes nothing and checks
+nothing: a name that isn't UTF-8 ends the process when it is printed as JSON, and a name in a command is part of that
+command. Weir's own names are plain; what isn't is foreign, and is never listed.
+
+Sources: include/uapi/linux/netfilter/nf_tables.h.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.kernel.attributes import attribute, attributes
+from agent.kernel.rawnetlink import RawNetlink
+from rulesets.netlink import constants as c
+from rulesets.vocabulary import Foreign
+
+# NFT_MSG_GETSET, NFT_MSG_GETFLOWTABLE; NFT_SET_MAP, NFT_SET_OBJECT
+_GETSET, _GETFLOWTABLE = 10, 23
+_A_MAP = 0x8 | 0x40
+# A dump: the message, and the attributes that name the table and the thing. They have the same numbers in all but one.
+_CHAINS = (c.NFT_MSG_GETCHAIN, c.NFTA_CHAIN_TABLE, c.NFTA_CHAIN_NAME)
+_SETS = (_GETSET, c.NFTA_SET_TABLE, c.NFTA_SET_NAME)
+_OBJECTS = (c.NFT_MSG_GETOBJ, c.NFTA_OBJ_TABLE, c.NFTA_OBJ_NAME)
+_FLOWTABLES = (_GETFLOWTABLE, 1, 2)  # NFTA_FLOWTABLE_TABLE, NFTA_FLOWTABLE_NAME
+_INET = bytes((c.NFPROTO_INET, 0, 0, 0))
+_PLAIN = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """The names in a table: `chains` in the kernel's order, `others` what no listing in parts shows (maps and such).
+
+    `odd` are things with names that are not to be put before libnftables.
+    """
+
+    chains: tuple[str, ...]
+    others: tuple[Foreign, ...]
+    odd: tuple[Foreign, ...]
+
+
+def contents(netlink: RawNetlink, table: str) -> Contents:
+    """Return what an ``inet`` table holds. Four dumps: 0.05 ms."""
+    chains = tuple(name for name, _ in _named(netlink, table, *_CHAINS))
+    sets = tuple(_named(netlink, table, *_SETS))
+    objects = tuple(_named(netlink, table, *_OBJECTS))
+    flowtables = tuple(name for name, _ in _named(netlink, table, *_FLOWTABLES))
+    every = [("chain", chains), ("set", (name for name, _ in sets)), ("object", (name for name, _ in objects))]
+    every.append(("flowtable", flowtables))
+    odd = [_foreign(kind, name) for kind, names in every for name in names if not _PLAIN.fullmatch(name)]
+    others = [_foreign("map", name) for name, told in sets if _number(told, c.NFTA_SET_FLAGS) & _A_MAP]
+    counters = c.NFT_OBJECT_COUNTER
+    others += [_foreign("object", name) for name, told in objects if _number(told, c.NFTA_OBJ_TYPE) != counters]
+    others += [_foreign("flowtable", name) for name in flowtables]
+    shown = tuple(name.decode("ascii") for name in chains if _PLAIN.fullmatch(name))
+    return Contents(chains=shown, others=tuple(others), odd=tuple(odd))
+
+
+def _named(
+    netlink: RawNetlink, table: str, message: int, of_table: int, name: int
+) -> Iterator[tuple[bytes, dict[int, bytes]]]:
+    ours = table.encode() + b"\0"
+    statement = f"nft list table inet {table}"
+    answer = netlink.dump(c.NFNL_SUBSYS_NFTABLES << 8 | message, _INET + attribute(of_table, ours), statement=statement)
+    # Flow tables are an option of the kernel: without it there are none.
+    bodies = answer.messages if message == _GETFLOWTABLE else answer.expect(statement)
+    for body in bodies:
+        told = attributes(body, len(_INET))
+        if told.get(of_table) == ours:
+            yield told[name].rstrip(b"\0"), told
+
+
+def _number(told: dict[int, bytes], kind: int) -> int:
+    return int.from_bytes(told.get(kind, b""), "big")
+
+
+def _foreign(kind: str, name: bytes) -> Foreign:
+    return Foreign(verbatim=f"{kind} {name.decode(errors='backslashreplace')!r}")
