@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from agent.errors import ConfigError
@@ -47,30 +48,27 @@ class Rules:
 
 def wish(target: Target) -> Rules:
     """Return the rules that a target is to have; none where it is not to be captured."""
-    name = f"the rules wanted for {target.name}"
     if not isinstance(target.wish, Captured):
-        return Rules(name=name, rulesets=())
-    return Rules(name=name, rulesets=(pod.build(target.wish.capture, table=target.table),))
+        return Rules(name=f"no rules, as wanted for {target.name}", rulesets=())
+    built = pod.build(target.wish.capture, table=target.table)
+    return Rules(name=f"the rules wanted for {target.name}", rulesets=(built,))
 
 
 def in_force(handle: Handle, live: Live) -> Rules:
     """Return rules of a namespace as they are. Raises `KernelError`, `ProgramMissing`, `NamespaceMissing`."""
     flavour = Flavour(live)
     with handle.inside():
-        found = [each for each in programs.look() if each.flavour is flavour and each.tables]
-        rulesets = [programs.read(flavour, each.family) for each in found]
+        present = [each for each in programs.look() if each.tables]
+        found = [each for each in present if each.flavour is flavour]
+        saved = tuple(programs.read(flavour, each.family) for each in found)
         names = _table_names() if live is Live.NFT else ()
-    told = [f"{PROGRAMS[each.family]}-{flavour} ({', '.join(each.tables)})" for each in found]
-    others = [each for each in names if not _is_iptables(each)]
-    unread = []
-    for each in others:
-        read = handle.read(each.name) if _readable(each) else None
-        if read is not None:
-            rulesets.append(read)
-            told.append(f"table {each}")
-        unread += [] if each.family == "arp" else _unread(each, read)
+    others = tuple(each for each in names if not _is_iptables(each))
+    listed = _tables_of(others, handle.read)
+    told = [str(each) for each in found] + [f"table {each}" for each in others]
     what = ", ".join(told) or f"no rules of {'iptables-legacy' if live is Live.LEGACY else 'nft'}"
-    return Rules(name=f"{what} in {handle.netns.netns}", rulesets=tuple(rulesets), unread=tuple(unread))
+    if present and not told:
+        what += f" ({', '.join(map(str, present))})"
+    return replace(listed, name=f"{what} in {handle.netns.netns}", rulesets=(*saved, *listed.rulesets))
 
 
 def of_file(path: Path) -> Rules:
@@ -166,30 +164,30 @@ def _of_listing(path: Path, text: str) -> Rules:
         names = [TableName(family=str(each["family"]), name=str(each["name"])) for each in listed]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise nft.ListingError(f"not an nft listing in JSON: {error!r}") from None
+    return replace(_tables_of(names, partial(nft.parse, text)), name=f"nft's tables of {path}")
+
+
+def _tables_of(names: Iterable[TableName], read: Callable[[str], Ruleset | None]) -> Rules:
+    """Return nft's tables, each as far as it can be read. `read` returns None for one that has gone meanwhile."""
     rulesets: list[Ruleset] = []
     unread: list[str] = []
-    for each in names:
-        read = nft.parse(text, each.name) if _readable(each) else None
-        rulesets += [read] if read is not None else []
-        unread += [] if each.family == "arp" else _unread(each, read)
-    return Rules(name=f"nft's tables of {path}", rulesets=tuple(rulesets), unread=tuple(unread))
-
-
-def _readable(table: TableName) -> bool:
-    return table.family == "inet" and OBJECT_NAME.fullmatch(table.name) is not None
+    for table in names:
+        if table.family == "arp":
+            continue  # no packet of either family meets it
+        if table.family == "inet" and OBJECT_NAME.fullmatch(table.name):
+            found = read(table.name)
+            rulesets += [found] if found is not None else []
+            foreign = found.foreign if found is not None else ()
+            unread += [f"table {table} holds what can't be read: {each.verbatim}" for each in foreign[:1]]
+        elif _is_iptables(table):
+            unread.append(f"table {table} is iptables': what iptables-save prints of it can be read")
+        else:
+            unread.append(f"table {table}: only tables of the family inet are read, of plain names")
+    return Rules(name="", rulesets=tuple(rulesets), unread=tuple(unread))
 
 
 def _is_iptables(table: TableName) -> bool:
     return table.family in ("ip", "ip6") and table.name in programs.TABLES
-
-
-def _unread(table: TableName, read: Ruleset | None) -> list[str]:
-    """Return why nobody can tell what a table does; nothing for one that was read whole."""
-    if read is not None:
-        return [f"table {table}: {each.verbatim}" for each in read.foreign[:1]]
-    if _is_iptables(table):
-        return [f"table {table} is iptables': what iptables-save prints of it can be read"]
-    return [f"table {table}: only tables of the family inet are read"]
 
 
 def _table_names() -> tuple[TableName, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import KernelError, NamespaceMissing
-from agent.kernel import netns
+from agent.kernel import entering
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from netns_tests.namespace import Namespace
@@ -197,7 +197,7 @@ def test_any_thread_may_use_it_while_others_do(handle: Handle, namespace: Namesp
             assert handle.read(POD_TABLE) in (RULES, OTHER)
             assert handle.generation()
             with handle.inside():
-                assert netns.thread_cookie() == handle.cookie
+                assert entering.thread_cookie() == handle.cookie
             reads += 1
         return reads
 

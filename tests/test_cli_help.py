@@ -97,7 +97,7 @@ def test_without_a_command_the_help_goes_to_standard_error() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"daemon"}))
 def test_what_may_be_repeated_is_shown_so(command: str) -> None:
-    text, one = page(command), command in ("wait", "confirm")
+    text, one = page(command), command in ("compare", "wait", "confirm")
     assert text.partition("\n")[0].endswith("[OPTIONS] [TARGET]" if one else "[OPTIONS] [TARGET]...")
     assert "A namespace instead of a name." in " ".join(text.split())
     assert ("A namespace instead of a name. May be repeated." in " ".join(text.split())) is not one
@@ -203,6 +203,7 @@ def test_commands_options_values_and_targets_are_completed(shell: str, tmp_path:
     assert completed(shell, f"weir verify --file {file} w") == ["web", "worker"]
     assert completed(shell, f"weir wait --file {file} d") == ["db"]
     assert completed(shell, "weir diff --netns ho") == ["host"]
+    assert completed(shell, "weir compare --expect zone") == ["zone-direction"]
     assert completed(shell, "weir diff --file /nonexistent w") == []
 
 

@@ -16,7 +16,7 @@ ORDER = (
     ("targets",),
     ("kernel",),
     ("state",),
-    ("place",),
+    ("place", "against"),
     ("observed", "streams"),
     ("comparison",),
     ("enrol", "removal"),

@@ -1,5 +1,6 @@
 """`weir compare`: whether two rulesets treat every packet alike, or the packet that they treat differently."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,10 +77,10 @@ def compare(
 ) -> None:
     """Prove that two sets of rules treat all packets alike, or show a packet that they don't.
 
-    This side is what a target is to have. The other is what iptables-legacy has in its namespace, all that is in
-    nf_tables there, or a file: what iptables-save or ip6tables-save printed, or `nft -j list ruleset`. Families of
-    which no file tells are not compared. Files need no root. Without a file of targets, --set alone describes a
-    capture.
+    This side is what a target is to have. The other is what iptables-legacy has in its namespace (legacy), all that
+    nf_tables has there, the rules of iptables-nft among it (nft), or a file: what iptables-save, ip6tables-save or
+    `nft -j list ruleset` printed. A family of which the files of a side don't tell is not compared. Files need no
+    root. Without a file of targets, --set alone describes a capture.
     """
     from agent.cli.compared import Compared
 
@@ -92,9 +93,10 @@ def compare(
     if against is None or live:
         alone = settings and not (named or file or live)
         target = only_settings(settings) if alone else one_target("compare", name, netns, file, settings)
-    elif named:
+    elif named or file or settings:
         raise ConfigError(
-            "compare: both sides are files, and a target is named", hint="leave out --against, or the target"
+            "compare: both sides are files, so no target is meant",
+            hint="leave out --against, or TARGET, --file and --set",
         )
     here, there = sides(target, against, other)
     families, proof = proved(here, there, tuple(expect or ()))
@@ -112,7 +114,7 @@ def compare(
 def only_settings(settings: list[str] | None) -> "Target":
     """Return the capture that settings alone describe."""
     (found,) = targets(None, ["settings"], None, settings)
-    return found
+    return replace(found, name="these settings")
 
 
 def sides(target: "Target | None", against: list[str] | None, other: list[str]) -> "tuple[Rules, Rules]":

@@ -67,6 +67,9 @@ class Compared:
         """Print it for people; `render` is the command that prints the rules of this side, if one does."""
         print(clean(self.sentence()))
         print(clean(f"  here: {self.here.name}\n  there: {self.there.name}"))
+        for family in Family:
+            if family not in self.families:
+                print(f"  {_FAMILIES[family]} was not compared: no file tells of it on both sides")
         by_slug = _by_slug(_differences(self.proof))
         unnamed = by_slug.pop("", [])
         for each in unnamed[:MOST_SHOWN]:
@@ -91,10 +94,10 @@ class Compared:
                 return f"equal for all {of}packets{but}: {counted(cells, 'cell')}"
             case Differs(differences=differences):
                 return f"not equal: {_sentence(min(differences, key=_is_wanted))}"
-            case Unknown(cells=0):
-                return f"unknown: {counted(len(self.proof.reasons), 'table')} can't be read"
-            case Unknown(cells=cells, unknown=unknown):
-                return f"unknown for {unknown} of {counted(cells, f'cell of {of}packets')}; all others are equal"
+            case Unknown(unknown=0, reasons=reasons):
+                return f"unknown: {counted(len(reasons), 'table')} can't be read"
+            case Unknown(unknown=unknown):
+                return f"unknown for {counted(unknown, 'cell')} of {of}packets; all others fare alike"
             case _:
                 assert_never(self.proof)
 

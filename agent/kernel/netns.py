@@ -5,16 +5,11 @@ at any time, so the identity is checked again before every use. Only worker thre
 belongs to the thread (setns(2)), and the main thread stays where the process was started.
 """
 
-import ctypes
 import errno
 import fcntl
 import os
 import re
-import socket
 import stat
-import struct
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,16 +17,12 @@ from functools import cache
 from pathlib import Path
 
 from agent.errors import KernelError, NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
+from agent.kernel.entering import CLONE_NEWNET, HomeMissing, entered
 from agent.targets import HOST
 
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
-_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
-_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since 5.14
-_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # netdevice(7)
-# PyDLL keeps the interpreter to itself: setns takes 3 us, and giving it away between two threads costs ten times that.
-_libc = ctypes.PyDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -118,37 +109,6 @@ def node_identity() -> Identity:
     return found
 
 
-class _Here(threading.local):
-    """Where the calling thread is: in the namespace of the descriptor `inside`, or in its own (-1)."""
-
-    def __init__(self) -> None:
-        self.inside = -1
-        self._home: _Descriptor | None = None
-
-    def home(self) -> int:
-        """Return a descriptor of the thread's own namespace, opened once: 10 us less on a starting pod's path."""
-        if self._home is None:
-            self._home = _Descriptor(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        return self._home.number
-
-    def forget(self) -> None:
-        """Have the thread's own namespace looked up anew: it has moved."""
-        self._home = None
-
-
-class _Descriptor:
-    """A descriptor that is closed with its thread."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
-
-
-_here = _Here()
-
-
 class OpenNetns:
     """An open namespace: its descriptor keeps it alive, so it is closed as soon as the namespace is to go."""
 
@@ -176,7 +136,7 @@ class OpenNetns:
             kind = fcntl.ioctl(self._descriptor, _NS_GET_NSTYPE) if stat.S_ISREG(found.st_mode) else 0
         except OSError:
             kind = 0
-        if kind != _CLONE_NEWNET:
+        if kind != CLONE_NEWNET:
             raise NotANamespace(f"netns = {self.netns.text!r}: {self.netns.path} is no network namespace")
         identity = Identity(found.st_dev, found.st_ino)
         if not self.netns.is_host and identity == node_identity():
@@ -194,70 +154,17 @@ class OpenNetns:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Be in this namespace, with the calling thread only, until the block ends. It can be in another block."""
-        outer = _here.inside
         try:
-            back = _here.home() if outer < 0 else outer
-        except OSError as error:
-            raise _open_error(self.netns, error) from None
-        _enter(self._descriptor)
-        _here.inside = self._descriptor
-        try:
-            yield
-        finally:
-            _here.inside = outer
-            _enter(back)
+            with entered(self._descriptor):
+                yield
+        except HomeMissing as error:
+            raise _open_error(self.netns, error.reason) from None
 
     def close(self) -> None:
         """Let go of the namespace."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def thread_cookie() -> int:
-    """Return the kernel's number for the calling thread's namespace, as `RawNetlink.cookie`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
-        except OSError:
-            return 0
-
-
-def leave_for_new_namespace() -> None:
-    """Move the calling thread into a new namespace with `lo` up. There is no way back: let the thread end.
-
-    The namespace has no name; it goes with the thread and the last socket that was made in it.
-    """
-    if _libc.unshare(_CLONE_NEWNET):
-        raise _may_not("unshare(CLONE_NEWNET)", ctypes.get_errno())
-    _here.forget()
-    request = struct.pack("16sH14x", b"lo", _IFF_UP)
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-            fcntl.ioctl(control, _SIOCSIFFLAGS, request)
-    except OSError as error:
-        raise _may_not("ip link set lo up", error.errno or 0) from None
-
-
-def _may_not(statement: str, code: int) -> PermissionMissing:
-    hint = "a namespace needs CAP_SYS_ADMIN, and CAP_NET_ADMIN to be changed: run as root"
-    return PermissionMissing(statement=statement, said=os.strerror(code), hint=hint)
-
-
-def set_thread_namespace(descriptor: int) -> None:
-    """Move the calling thread into the network namespace of a descriptor (setns(2)), for good."""
-    _enter(descriptor)
-    _here.forget()
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, _CLONE_NEWNET):
-        code = ctypes.get_errno()
-        raise PermissionMissing(
-            statement=f"setns({descriptor}, CLONE_NEWNET)",
-            said=os.strerror(code),
-            hint="entering a namespace needs CAP_SYS_ADMIN: run as root",
-        )
 
 
 def _open_error(netns: Netns, error: OSError) -> Exception:

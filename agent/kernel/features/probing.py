@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import FeatureMissing, KernelError, LibraryMissing, WeirError
-from agent.kernel import netns
+from agent.kernel import entering
 from agent.kernel.features.declared import FEATURES, Feature
 from agent.kernel.nftables import Tables
 
@@ -85,7 +85,7 @@ def probe(edge: Callable[[], Edge] = ThisKernel) -> tuple[Finding, ...]:
     """
 
     def inside() -> tuple[Finding, ...]:
-        netns.leave_for_new_namespace()
+        entering.leave_for_new_namespace()
         with closing(edge()) as made:
             return _findings(made)
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from agent.errors import KernelError
-from agent.kernel import batches, ipv6, netns, routing, tablequery
+from agent.kernel import batches, entering, ipv6, routing, tablequery
 from agent.kernel.conntrack import Conntrack, FlowTuple
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.nftables import Tables
@@ -94,14 +94,14 @@ def _neighbour() -> socket.socket | None:
 
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        netns.leave_for_new_namespace()
+        entering.leave_for_new_namespace()
         try:
             with IPRoute() as there:
                 there.link("add", ifname=_LINK, kind="veth", peer={"ifname": _LINK, "net_ns_fd": home})
                 _address(there, _THERE)
             sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         finally:
-            netns.set_thread_namespace(home)
+            entering.set_thread_namespace(home)
         with IPRoute() as here:
             _address(here, _HERE)
     except NetlinkError as error:
@@ -224,5 +224,5 @@ def ipv6_there() -> None:
 
 def cookie_told() -> None:
     """Ask for the namespace's number."""
-    if not netns.thread_cookie():
+    if not entering.thread_cookie():
         raise KernelError(statement="getsockopt(SO_NETNS_COOKIE)", said=os.strerror(errno.ENOPROTOOPT))
