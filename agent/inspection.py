@@ -16,7 +16,7 @@ from agent.state import Records, now
 from agent.streams import Stream
 from agent.targets import Absent, State, Target, TargetPlan
 from agent.words import counted
-from rulesets.model import Counter
+from rulesets.model import Counter, Ruleset
 from rulesets.routing import RoutingPlan
 
 
@@ -80,8 +80,13 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
         plan=compared.plan,
         kept=kept,
         captured=through,
-        counters=observed.ruleset.counters if observed.ruleset else (),
+        counters=_counters(handle, observed.ruleset),
     )
+
+
+def _counters(handle: Handle, ruleset: Ruleset | None) -> tuple[Counter, ...]:
+    """Return what the rules have counted by now, by name: a ruleset that is only known says what it once was."""
+    return tuple(sorted(handle.counters(ruleset.table), key=lambda each: each.name)) if ruleset else ()
 
 
 def _checks(target: Target, compared: Comparison) -> list[Check]:

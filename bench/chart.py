@@ -70,7 +70,8 @@ def _panel(report: Report, top: int) -> list[str]:
 def _bar(report: Report, each: Result, y: float, length: float) -> list[str]:
     own = each.name == report.subject
     colour = _OWN if own or each.name.startswith("Weir") else _FLOOR if each.name.startswith("floor") else _OTHER
-    said = f"{each.p50 * report.unit.scale:.3g} {report.unit.word}"
+    value = each.p50 * report.unit.scale
+    said = f"{value:.0f} {report.unit.word}" if value >= 1000 else f"{value:.3g} {report.unit.word}"
     if not own and (share := report.ratios.get(each.name)):
         said += f" (Weir takes {ratio(share)} of it)"
     baseline = y + _BAR - 3

@@ -272,3 +272,10 @@ def test_only_names_of_wanted_differences_can_be_expected() -> None:
     ruleset = scenarios.load("dual-stack").ruleset
     with pytest.raises(ValueError, match=r"no difference is called 'nonsense'; there are .*zone-direction"):
         prove(ruleset, ruleset, expected=["nonsense"])
+
+
+def test_what_a_reader_could_not_read_is_never_called_equal() -> None:
+    wish = pod.build(Capture())
+    proof = prove(wish, replace(wish, foreign=(Foreign(verbatim="chain 'theirs'"),)))
+    assert isinstance(proof, Unknown)
+    assert any("theirs" in each for each in proof.reasons)

@@ -147,6 +147,9 @@ def prove(a: Side, b: Side, *, expected: Collection[str] = ()) -> Proof:
             key = (each.wanted, each.what, each.a_decided.place, each.b_decided.place)
             if key not in found or each.witness.oddity < found[key].witness.oddity:
                 found[key] = each
+    unread = [each.verbatim for ruleset in rulesets for each in ruleset.foreign]
+    unknown += len(unread)
+    reasons |= dict.fromkeys(f"a table holds what can't be read: {each}" for each in unread)
     ordered = sorted(found.values(), key=lambda each: each.witness.oddity)
     known = tuple(each for each in ordered if each.wanted in expected)
     others = tuple(each for each in ordered if each.wanted not in expected)
