@@ -65,6 +65,17 @@ def test_another_login_keeps_it(pod: Host, weir: Command) -> None:
     assert kernel_state(pod) == before
 
 
+def test_a_second_change_leaves_the_first_one_confirmable(pod: Host, weir: Command) -> None:
+    with Session(weir, *asked(pod, 120)) as session:
+        session.until("unless confirmed")
+        again = weir(*asked(pod, 60))
+        assert again.code == 2
+        assert "a change waits to be confirmed already" in again.err + again.out
+        assert weir("confirm", "--netns", pod.name).code == 0
+        assert session.end() == 0
+    assert is_kept(pod, weir)
+
+
 def test_it_is_undone_when_nobody_confirms(pod: Host, weir: Command) -> None:
     before = kernel_state(pod)
     began = time.monotonic()

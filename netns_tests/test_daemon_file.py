@@ -168,6 +168,21 @@ def test_a_removal_lasts_until_apply(tmp_path: Path, two: tuple[Namespace, Names
         assert captured(one)
 
 
+def test_a_released_target_is_the_daemons_by_any_name(tmp_path: Path, two: tuple[Namespace, Namespace]) -> None:
+    """Or it would take away again what a command has put there."""
+    one, _ = two
+    with Daemon(tmp_path, targets(two)) as daemon:
+        daemon.start()
+        assert daemon.weir("remove", "t0").code == 0
+        assert is_clean(one)
+        assert daemon.weir("apply", "--netns", str(one.path)).code in (0, 1)  # nothing listens, so it is degraded
+        assert captured(one)
+        daemon.eventually(lambda: daemon.state("t0") in ("applied", "unchanged", "degraded"), "the daemon keeps it")
+        os.kill(daemon.pid, signal.SIGHUP)
+        daemon.eventually(lambda: daemon.log.count("keeping 2") >= 2, "it was read again")
+        assert captured(one)
+
+
 def drained(daemon: Daemon, pod: Host, stream: Stream, left: int) -> None:
     """A captured stream goes on to its end, then nothing is left."""
     assert stream.outcome() == "alive"

@@ -207,8 +207,8 @@ def _overrides(settings: list[str] | None) -> dict[str, object]:
     return found
 
 
-def seconds(value: float | None) -> float | None:
+def seconds(option: typer.CallbackParam, value: float | None) -> float | None:
     """Return a time of the command line. Raises `ConfigError` for one that no clock can wait for."""
     if value is not None and not value <= LONGEST:
-        raise ConfigError(f"{value:g} s is no time to wait", hint=f"give at most {LONGEST:g}, a year")
+        raise ConfigError(f"{option.opts[0]} {value:g}: is no time to wait", hint=f"give at most {LONGEST:.0f}, a year")
     return value
