@@ -39,7 +39,7 @@ def test_reapply() -> None:
 
 
 def test_scale() -> None:
-    check(scale.run(1, namespaces=6, forked=2), goals=2)
+    check(scale.run(1, namespaces=6, forked=2), goals=3)
 
 
 def test_noop() -> None:

@@ -227,9 +227,13 @@ class Stub:
         self._answers: list[bytes] = []
 
     def send(self, data: bytes) -> int:
-        """Answer what needs the feature; where nothing does, pass it on."""
-        self._answers = [_refusal(each, self._lack.code) for each in _messages(data) if self._needs(each)]
-        return len(data) if self._answers else self._kernel.send(data)
+        """Answer what needs the feature, and pass the rest on: all but the rest of a batch, which fails as a whole."""
+        messages = tuple(_messages(data))
+        self._answers = [_refusal(each, self._lack.code) for each in messages if self._needs(each)]
+        rest = b"".join(each for each in messages if not self._needs(each))
+        if rest and not (self._answers and self._kernel.proto == NETLINK_NETFILTER):
+            self._kernel.send(rest)
+        return len(data)
 
     def recv_into(self, buffer: memoryview, size: int = 0, flags: int = 0) -> int:
         """Return the kernel's answer, or the stub's."""
