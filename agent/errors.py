@@ -75,6 +75,10 @@ class PermissionMissing(KernelError):
 class TableHeld(KernelError):
     """Another process owns the table, so the kernel lets nobody else change it."""
 
+    def __init__(self, *, statement: str, said: str) -> None:
+        hint = "stop that process (another Weir, or `nft` with an open owner table), then try again"
+        super().__init__(statement=statement, said=said, hint=hint)
+
 
 class GenerationMoved(KernelError):
     """The namespace's rules are no longer those that were read, so nothing was changed."""

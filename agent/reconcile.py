@@ -114,7 +114,8 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         record = _with_kept(record, _kept_streams(capture, handle, record))
     if record != known:
         records.write(handle.netns.identity, record)
-    handle.hold(pod.build(capture, table=target.table))
+    if not change.rules:
+        handle.hold(pod.build(capture, table=target.table))  # what was just written is held already
     troubles = [*compared.left_out, *filter(None, (in_words(closed), compared.missing))]
     state = State.DEGRADED if troubles else State.APPLIED if change else State.UNCHANGED
     return Outcome(

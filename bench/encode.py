@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterator, Mapping
 
-from agent.kernel.handle import OWNED
 from bench.report import Goal, Report, again
 from bench.sampling import interleaved, timed
 from bench.weir import FRESH
@@ -11,7 +10,7 @@ from rulesets import nft, pod
 from rulesets.capture import Capture
 from rulesets.diff import Plan, diff
 from rulesets.model import Ruleset
-from rulesets.netlink import encode
+from rulesets.netlink import OWNED, encode
 
 ROUNDS = 400
 ABOUT = "a default pod's ruleset that was not seen before, as the bytes of a batch"

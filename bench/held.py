@@ -5,9 +5,10 @@ import resource
 import sys
 from pathlib import Path
 
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from bench.weir import FRESH, RULES
+from rulesets.netlink import OWNED
 
 
 def main() -> None:

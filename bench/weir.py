@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Self, TypeVar
 
 from agent.kernel import batches
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.kernel.rawnetlink import (
     NETLINK_NETFILTER,
@@ -23,7 +23,7 @@ from rulesets import pod
 from rulesets import routing as routes
 from rulesets.capture import Capture
 from rulesets.diff import Plan, diff
-from rulesets.netlink import encode
+from rulesets.netlink import OWNED, encode
 from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, RoutingPlan
 from rulesets.vocabulary import Family
 

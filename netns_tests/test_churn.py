@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.kernel.handle import OWNED
 from agent.kernel.tablequery import table_state
 from netns_tests.daemon import Daemon, appear, links, rules, targets, tie, vanish
 from netns_tests.enrolling import slow
 from netns_tests.kernel_tables import opened
 from netns_tests.namespace import Namespace
 from netns_tests.world import eventually
+from rulesets.netlink import OWNED
 from rulesets.pod import POD_TABLE
 
 AT_ONCE, ROUNDS = 100, 10

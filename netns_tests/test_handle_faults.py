@@ -13,7 +13,7 @@ import pytest
 
 from agent.errors import AnswerLost, GenerationMoved, KernelError
 from agent.kernel import batches
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.kernel.rawnetlink import RawNetlink
 from agent.targets import State
@@ -25,6 +25,7 @@ from netns_tests.nft_context import Nft
 from rulesets import pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
+from rulesets.netlink import OWNED
 from rulesets.pod import POD_TABLE
 
 RULES = pod.build(Capture())
@@ -128,7 +129,7 @@ from agent.targets import Captured, Target
 from rulesets.capture import Capture
 
 netns, directory, owned = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "owned"
-from agent.kernel.handle import OWNED
+from rulesets.netlink import OWNED
 wish = Captured(capture=Capture.parse({"when_proxy_absent": "capture"}))
 target = Target(name="few", netns=netns, wish=wish)
 records = Records(directory)

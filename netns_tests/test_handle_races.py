@@ -14,7 +14,7 @@ import pytest
 from agent.errors import GenerationMoved, TableHeld
 from agent.kernel import batches
 from agent.kernel import handle as handles
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.targets import State
 from netns_tests.enrolling import Weir, kernel_state
@@ -27,6 +27,7 @@ from rulesets import pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Ruleset
+from rulesets.netlink import OWNED
 from rulesets.pod import POD_TABLE
 
 RULES = pod.build(Capture())

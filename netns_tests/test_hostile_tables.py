@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.kernel.attributes import attribute
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.targets import State
 from netns_tests.daemon import CAPTURE, Daemon, targets
@@ -17,6 +17,7 @@ from netns_tests.namespace import Namespace
 from rulesets import pod
 from rulesets.capture import Capture
 from rulesets.diff import diff
+from rulesets.netlink import OWNED
 from rulesets.netlink import constants as c
 from rulesets.pod import POD_TABLE
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.targets import State
 from netns_tests.enrolling import APP, BOTH_WAYS, Weir, capture
@@ -20,6 +20,7 @@ from rulesets import pod as pods
 from rulesets.capture import Capture
 from rulesets.diff import diff
 from rulesets.model import Ruleset
+from rulesets.netlink import OWNED
 from rulesets.pod import POD_TABLE
 
 CLIENTS_EACH = 2  # in four ways: 8

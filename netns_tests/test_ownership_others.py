@@ -23,7 +23,8 @@ IN_A_TREE_OF_ITS_OWN = ("unshare", "--pid", "--fork", "--kill-child", "--mount-p
 # Another Weir, with the very rules that are wanted, or with others.
 OTHER_WEIR = """
 import sys
-from agent.kernel.handle import OWNED, Handle
+from agent.kernel.handle import Handle
+from rulesets.netlink import OWNED
 from agent.kernel.netns import Netns
 from rulesets import pod
 from rulesets.capture import Capture

@@ -16,7 +16,6 @@ from agent.daemon.saved import files_naming_our_tables
 from agent.daemon.threads import Threads
 from agent.errors import WeirError
 from agent.kernel import features
-from agent.kernel.handle import OWNED
 from agent.observe import endpoints
 from agent.observe.metrics import Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
@@ -26,6 +25,7 @@ from agent.sources.cgroups import watch_cgroups
 from agent.sources.namespaces import watch_file, watch_names
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target
+from rulesets.netlink import OWNED
 
 log = logging.getLogger("weir")
 # How often it is checked, in seconds, that each open namespace is still the one that its name means: one stat each.

@@ -57,11 +57,7 @@ def _refusal(batch: Batch, refused: Receipt) -> KernelError:
             statement=statement, said=refused.said, hint="changing nftables needs CAP_NET_ADMIN: run as root"
         )
     if refused.errno == errno.EPERM:
-        return TableHeld(
-            statement=statement,
-            said=f"{refused.said}: another process owns the table",
-            hint="stop that process (another Weir, or `nft` with an open owner table), then try again",
-        )
+        return TableHeld(statement=statement, said=f"{refused.said}: another process owns the table")
     return KernelError(statement=statement, said=refused.said)
 
 

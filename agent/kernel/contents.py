@@ -1,8 +1,8 @@
 """What a table holds, by name, as the kernel has it: seen before libnftables is let near it.
 
-Whoever may change a namespace's rules chooses the names in its tables. libnftables 1.0.6 pastes nothing and checks
-nothing: a name that isn't UTF-8 ends the process when it is printed as JSON, and a name in a command is part of that
-command. Weir's own names are plain; what isn't is foreign, and is never listed.
+Whoever may change a namespace's rules chooses the names in its tables. libnftables 1.0.6 checks none of them: a name
+that isn't UTF-8 ends the process when it is printed as JSON, and a name in a command is part of that command. Weir's
+own names are plain; what isn't is foreign, and is never listed.
 
 Sources: include/uapi/linux/netfilter/nf_tables.h.
 """
@@ -16,14 +16,11 @@ from agent.kernel.rawnetlink import RawNetlink
 from rulesets.netlink import constants as c
 from rulesets.vocabulary import Foreign
 
-# NFT_MSG_GETSET, NFT_MSG_GETFLOWTABLE; NFT_SET_MAP, NFT_SET_OBJECT
-_GETSET, _GETFLOWTABLE = 10, 23
-_A_MAP = 0x8 | 0x40
-# A dump: the message, and the attributes that name the table and the thing. They have the same numbers in all but one.
+# A dump: the message, and the attributes that name the table and the thing.
 _CHAINS = (c.NFT_MSG_GETCHAIN, c.NFTA_CHAIN_TABLE, c.NFTA_CHAIN_NAME)
-_SETS = (_GETSET, c.NFTA_SET_TABLE, c.NFTA_SET_NAME)
+_SETS = (c.NFT_MSG_GETSET, c.NFTA_SET_TABLE, c.NFTA_SET_NAME)
 _OBJECTS = (c.NFT_MSG_GETOBJ, c.NFTA_OBJ_TABLE, c.NFTA_OBJ_NAME)
-_FLOWTABLES = (_GETFLOWTABLE, 1, 2)  # NFTA_FLOWTABLE_TABLE, NFTA_FLOWTABLE_NAME
+_FLOWTABLES = (c.NFT_MSG_GETFLOWTABLE, c.NFTA_FLOWTABLE_TABLE, c.NFTA_FLOWTABLE_NAME)
 _INET = bytes((c.NFPROTO_INET, 0, 0, 0))
 _PLAIN = re.compile(rb"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 
@@ -49,7 +46,11 @@ def contents(netlink: RawNetlink, table: str) -> Contents:
     every = [("chain", chains), ("set", (name for name, _ in sets)), ("object", (name for name, _ in objects))]
     every.append(("flowtable", flowtables))
     odd = [_foreign(kind, name) for kind, names in every for name in names if not _PLAIN.fullmatch(name)]
-    others = [_foreign("map", name) for name, told in sets if _number(told, c.NFTA_SET_FLAGS) & _A_MAP]
+    others = [
+        _foreign("map", name)
+        for name, told in sets
+        if _number(told, c.NFTA_SET_FLAGS) & (c.NFT_SET_MAP | c.NFT_SET_OBJECT)
+    ]
     counters = c.NFT_OBJECT_COUNTER
     others += [_foreign("object", name) for name, told in objects if _number(told, c.NFTA_OBJ_TYPE) != counters]
     others += [_foreign("flowtable", name) for name in flowtables]
@@ -64,7 +65,7 @@ def _named(
     statement = f"nft list table inet {table}"
     answer = netlink.dump(c.NFNL_SUBSYS_NFTABLES << 8 | message, _INET + attribute(of_table, ours), statement=statement)
     # Flow tables are an option of the kernel: without it there are none.
-    bodies = answer.messages if message == _GETFLOWTABLE else answer.expect(statement)
+    bodies = answer.messages if message == c.NFT_MSG_GETFLOWTABLE else answer.expect(statement)
     for body in bodies:
         told = attributes(body, len(_INET))
         if told.get(of_table) == ours:

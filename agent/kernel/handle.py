@@ -22,14 +22,9 @@ from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
 from agent.kernel.subscription import subscribed
 from rulesets.diff import Plan
 from rulesets.model import Counter, Ruleset
-from rulesets.netlink import encode
+from rulesets.netlink import ORPHAN, OWNED, encode
 
-# A table that nobody else can change while this process lives, and that outlives it: Linux 6.9.
-OWNED = ("owner", "persist")
-
-_ORPHAN = ("persist",)
 _OWNER_ONLY = ("owner",)
-_HELD = "stop that process (another Weir, or `nft` with an open owner table), then try again"
 _LAST_GENERATION = 2**32 - 1
 _ATTEMPTS = 5  # to write while others change tables of theirs
 
@@ -161,9 +156,10 @@ class Handle:
                 return
             if state.owner:
                 # Where it is owned as this handle would own it, there is nothing to send that the kernel would refuse.
-                held = TableHeld(statement=f"nft add table inet {ruleset.table}", said="EPERM", hint=_HELD)
+                held = TableHeld(statement=f"nft add table inet {ruleset.table}", said="EPERM")
                 raise self._named(held, ruleset.table, state)
             self._write(Plan(actual=ruleset, desired=ruleset))
+            self._known.pop(ruleset.table, None)  # no plan tells of this change: the next look is libnftables'
 
     def disown(self, table: str) -> None:
         """Turn a table that would go with this handle into one that stays, in one transaction."""
@@ -206,7 +202,7 @@ class Handle:
         # A table that wasn't there has no flags; should it be there by now, the kernel says so.
         state = None if plan.actual is None else tablequery.table_state(netlink, plan.table)
         found = state.flags if state else ()
-        wanted = self._flags if self._flags is not None else _ORPHAN if found == _ORPHAN else ()
+        wanted = self._flags if self._flags is not None else ORPHAN if found == ORPHAN else ()
         if plan.actual is not None and found != wanted:
             if state is None:
                 raise GenerationMoved(statement=f"nft list table inet {plan.table}", said="it has gone since")
@@ -240,7 +236,6 @@ class Handle:
         return TableHeld(
             statement=held.statement,
             said=f"{held.said.partition(':')[0]}: table inet {table} is owned by {whose}, netlink port {state.owner}",
-            hint=held.hint,
         )
 
     def subscribe(self) -> tuple[socket.socket, ...]:

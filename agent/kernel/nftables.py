@@ -143,14 +143,13 @@ def binding() -> Any:
 
 
 def _in_parts(table: str, chains: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the commands that list all of a table but the table itself, in the order of a whole listing.
+    """Return the commands that list what Weir puts into a table, in the order of a whole listing.
 
     Up to 1.0.8 libnftables reads memory that it has freed when it prints, as JSON, a table with just one flag
     ("json: fix use after free in table_flags_json()"): nonsense at best, and a dormant table looks like any other.
     They go one by one: of several chains asked for at once, 1.0.6 finds only the last.
     """
-    kinds = ("counters", "quotas", "limits", "sets")
-    every = [f"list {kind} table inet {table}" for kind in kinds]
+    every = [f"list {kind} table inet {table}" for kind in ("counters", "sets")]
     return (*every, *(f"list chain inet {table} {chain}" for chain in chains))
 
 
@@ -197,11 +196,7 @@ def _error(text: str, said: str) -> KernelError:
             return PermissionMissing(
                 statement=statement, said=words, hint="changing nftables needs CAP_NET_ADMIN: run as root"
             )
-        return TableHeld(
-            statement=statement,
-            said=f"{words}: another process owns the table",
-            hint="stop that process (another Weir, or `nft` with an open owner table), then try again",
-        )
+        return TableHeld(statement=statement, said=f"{words}: another process owns the table")
     return KernelError(statement=statement, said=words)
 
 

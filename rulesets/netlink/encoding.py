@@ -16,8 +16,9 @@ from rulesets.netlink import objects
 from rulesets.netlink.batch import Batch, Draft, Verb
 from rulesets.vocabulary import ModelError
 
-_ORPHAN = ("persist",)
-_OWNED = ("owner", "persist")
+# A table that nobody else can change while its owner's socket is open; and what it is when that was closed (Linux 6.9).
+OWNED = ("owner", "persist")
+ORPHAN = ("persist",)
 
 
 def encode(
@@ -70,7 +71,7 @@ class _Way(Enum):
 @lru_cache(128)
 def _encode_same(same: _Same, flags: tuple[str, ...], found: tuple[str, ...], end_acknowledged: bool) -> Batch:
     plan = same.plan
-    adopted = (found, flags) == (_ORPHAN, _OWNED)
+    adopted = (found, flags) == (ORPHAN, OWNED)
     if plan.desired is not None and (plan.desired.regular or plan.desired.family is not None):
         raise ModelError("Weir never writes a regular chain, nor a table of one family, as nftables")
     if plan.desired is None:

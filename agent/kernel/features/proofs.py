@@ -22,7 +22,7 @@ from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
 from agent.kernel.sockets import SocketDiag, TcpState
 from rulesets.diff import Plan
 from rulesets.model import Chain, Rule, Ruleset, with_counters
-from rulesets.netlink import encode
+from rulesets.netlink import OWNED, encode
 from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan
 from rulesets.vocabulary import (
     Accept,
@@ -124,7 +124,7 @@ def table_persists() -> None:
     with _netfilter() as netlink:
         table = Plan(actual=None, desired=Ruleset(table="weir-persist"))
         acknowledged = batches.acknowledges_end(netlink)
-        batches.send(netlink, encode(table, flags=("owner", "persist"), end_acknowledged=acknowledged))
+        batches.send(netlink, encode(table, flags=OWNED, end_acknowledged=acknowledged))
 
 
 def cgroup_asked() -> None:
