@@ -111,8 +111,18 @@ def without_handles(shown: Any) -> Any:
     return [without_handles(each) for each in shown] if isinstance(shown, list) else shown
 
 
+def opened_here() -> RawNetlink:
+    return RawNetlink(NETLINK_NETFILTER, feature="nf_tables", option="CONFIG_NF_TABLES")
+
+
 def opened(namespace: Namespace) -> RawNetlink:
-    return namespace.run(lambda: RawNetlink(NETLINK_NETFILTER, feature="nf_tables", option="CONFIG_NF_TABLES"))
+    return namespace.run(opened_here)
+
+
+def thread_cookie() -> int:
+    """The kernel's number for the calling thread's namespace."""
+    with opened_here() as netlink:
+        return netlink.cookie
 
 
 def counts(ruleset: Ruleset) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from agent.kernel import routing
+from agent.kernel.rawnetlink import Answer, RawNetlink
 from netns_tests.namespace import Namespace
 from rulesets.capture import Capture
 from rulesets.routing import Routing, RoutingPlan, build
@@ -44,3 +47,19 @@ def state(namespace: Namespace) -> str:
 
 def apply(namespace: Namespace, actual: Routing, desired: Routing) -> None:
     namespace.run(routing.apply, RoutingPlan(actual=actual, desired=desired))
+
+
+@contextmanager
+def counted_messages() -> Iterator[list[int]]:
+    """Have the lengths of all lists that the kernel is asked for until the block ends."""
+    listed: list[int] = []
+    plain = RawNetlink.dump
+
+    def counting(self: RawNetlink, kind: int, body: bytes, *, statement: str, most: int | None = None) -> Answer:
+        answer = plain(self, kind, body, statement=statement, most=most)
+        listed.append(len(answer.messages))
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RawNetlink, "dump", counting)
+        yield listed

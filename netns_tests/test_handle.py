@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.errors import KernelError, NamespaceMissing
-from agent.kernel import entering
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
+from netns_tests.kernel_tables import thread_cookie
 from netns_tests.namespace import Namespace
 from netns_tests.world import World, eventually
 from rulesets import pod
@@ -197,7 +197,7 @@ def test_any_thread_may_use_it_while_others_do(handle: Handle, namespace: Namesp
             assert handle.read(POD_TABLE) in (RULES, OTHER)
             assert handle.generation()
             with handle.inside():
-                assert entering.thread_cookie() == handle.cookie
+                assert thread_cookie() == handle.cookie
             reads += 1
         return reads
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
-from agent.kernel import entering, netns
+from agent.kernel import netns
 from agent.kernel.netns import (
     NETNS_DIRECTORY,
     Netns,
@@ -22,6 +22,7 @@ from agent.kernel.netns import (
     node_identity,
     node_namespace,
 )
+from netns_tests.kernel_tables import thread_cookie
 from netns_tests.namespace import Namespace
 from netns_tests.syscalls import unpin
 
@@ -181,7 +182,7 @@ def test_cookies_tell_namespaces_apart(namespace: Namespace) -> None:
         found = OpenNetns(Netns(text))
         try:
             with found.entered():
-                return entering.thread_cookie()
+                return thread_cookie()
         finally:
             found.close()
 
@@ -189,7 +190,7 @@ def test_cookies_tell_namespaces_apart(namespace: Namespace) -> None:
         cookies = {cookie(text) for text in (namespace.name, other.name, "host")}
         assert len(cookies) == 3
         assert 0 not in cookies
-        assert cookie(namespace.name) == cookie(str(namespace.path)) == namespace.run(entering.thread_cookie)
+        assert cookie(namespace.name) == cookie(str(namespace.path)) == namespace.run(thread_cookie)
 
 
 def test_everywhere_finds_named_mounted_and_nameless_ones(tmp_path: Path) -> None:

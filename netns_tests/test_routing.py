@@ -7,12 +7,11 @@ import pytest
 
 from agent.errors import KernelError, RouteTableTaken
 from agent.kernel import routing, routing_messages
-from agent.kernel.rawnetlink import Answer, RawNetlink
 from agent.kernel.routing import PROTOCOL
 from netns_tests.namespace import Namespace
-from netns_tests.routes import BOTH, WANTED, apply, ip, state, with_foreign_routes
+from netns_tests.routes import BOTH, WANTED, apply, counted_messages, ip, state, with_foreign_routes
 from rulesets.capture import Capture
-from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, build
+from rulesets.routing import NO_ROUTING, LocalRoute, OtherRoutes, PolicyRule, Routing, build
 from rulesets.vocabulary import Family, Mark
 
 
@@ -81,11 +80,22 @@ def test_a_table_of_somebody_else_is_refused(namespace: Namespace, route: str) -
     ip(namespace, route)
     before = state(namespace)
     with pytest.raises(RouteTableTaken, match="route table 100 holds routes that aren't Weir's") as refused:
-        apply(namespace, NO_ROUTING, WANTED)
+        apply(namespace, namespace.run(routing.read, 100), WANTED)
     assert "show table 100" in refused.value.statement
     assert "route_table" in refused.value.hint
     assert state(namespace) == before
     assert namespace.run(routing.read) == NO_ROUTING
+
+
+def test_a_table_of_thousands_of_routes_is_not_listed_to_its_end(namespace: Namespace) -> None:
+    apply(namespace, NO_ROUTING, WANTED)
+    namespace.ip(*(f"route add 172.16.{i // 256}.{i % 256}/32 dev lo table 100" for i in range(3000)))
+    with counted_messages() as listed:
+        found = namespace.run(routing.read, 100)
+    assert found == WANTED, "our own are found among them"
+    assert found.others == (OtherRoutes(family=Family.IPV4, table=100, protocol=3),)
+    assert sum(listed) < 1000
+    apply(namespace, found, NO_ROUTING)
 
 
 @pytest.mark.parametrize("family", ["-4", "-6"])
@@ -163,23 +173,15 @@ def test_what_a_killed_weir_left_is_found_by_its_rules(namespace: Namespace) -> 
 def test_routes_of_others_are_not_even_listed(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     many = [f"route add 172.{16 + i // 65536}.{i // 256 % 256}.{i % 256}/32 dev lo" for i in range(20_000)]
     namespace.ip(*many)
-    listed: list[int] = []
-    plain = RawNetlink.dump
-
-    def counting(self: RawNetlink, kind: int, body: bytes, *, statement: str) -> Answer:
-        answer = plain(self, kind, body, statement=statement)
-        listed.append(len(answer.messages))
-        return answer
-
-    monkeypatch.setattr(RawNetlink, "dump", counting)
-    apply(namespace, NO_ROUTING, WANTED)
-    assert namespace.run(routing.read, 100) == WANTED
-    assert namespace.run(routing.read) == WANTED
-    assert 0 < sum(listed) < 100
-    del listed[:]
-    monkeypatch.setattr(routing, "_NETLINK_GET_STRICT_CHK", 12345)  # as before Linux 4.20, which has no such option
-    assert namespace.run(routing.read, 100) == WANTED
-    assert sum(listed) > 20_000
+    with counted_messages() as listed:
+        apply(namespace, NO_ROUTING, WANTED)
+        assert namespace.run(routing.read, 100) == WANTED
+        assert namespace.run(routing.read) == WANTED
+        assert 0 < sum(listed) < 100
+        del listed[:]
+        monkeypatch.setattr(routing, "_NETLINK_GET_STRICT_CHK", 12345)  # as before Linux 4.20, which has no such option
+        assert namespace.run(routing.read, 100) == WANTED
+        assert sum(listed) > 20_000
     apply(namespace, WANTED, NO_ROUTING)
     assert namespace.run(routing.read, 100) == NO_ROUTING
 

@@ -4,7 +4,7 @@ Replies to connections that the proxy opened in a client's name must come back t
 the rule sends the marked to a table of their own, and the one route there delivers everything locally.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from rulesets.capture import Capture
@@ -53,12 +53,26 @@ class Stray:
         return self.text if self.copy == 1 else f"{self.text} (once more: {self.copy})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class OtherRoutes:
+    """That somebody else, known by a protocol number (``proto`` in `ip route`), has routes in a table."""
+
+    family: Family
+    table: int
+    protocol: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routing:
-    """All of Weir's rules and routes in one namespace, each a set in effect: sorted, without duplicates."""
+    """All of Weir's rules and routes in one namespace, each a set in effect: sorted, without duplicates.
+
+    `others` is what was seen of others in the table that Weir is to use: it makes no difference, but that Weir adds
+    nothing there.
+    """
 
     rules: tuple[PolicyRule | Stray, ...] = ()
     routes: tuple[LocalRoute | Stray, ...] = ()
+    others: tuple[OtherRoutes, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(sorted(set(self.rules), key=str)))

@@ -8,18 +8,16 @@ import fcntl
 import os
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.errors import PermissionMissing
+from agent.kernel import brief
+from agent.kernel.brief import CLONE_NEWNET
 
-CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
-_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, since 5.14
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1  # netdevice(7)
-# PyDLL keeps the interpreter to itself: setns takes 3 us, and giving it away between two threads costs ten times that.
-_libc = ctypes.PyDLL(None, use_errno=True)
+_libc = ctypes.CDLL(None, use_errno=True)  # os.unshare is there from Python 3.12 on
 
 
 class HomeMissing(Exception):
@@ -78,15 +76,6 @@ def entered(descriptor: int) -> Iterator[None]:
         _enter(back)
 
 
-def thread_cookie() -> int:
-    """Return the kernel's number for the calling thread's namespace, as `RawNetlink.cookie`."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
-            return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), sys.byteorder)
-        except OSError:
-            return 0
-
-
 def leave_for_new_namespace() -> None:
     """Move the calling thread into a new namespace with `lo` up. There is no way back: let the thread end.
 
@@ -115,10 +104,11 @@ def set_thread_namespace(descriptor: int) -> None:
 
 
 def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        code = ctypes.get_errno()
+    try:
+        brief.setns(descriptor)
+    except OSError as error:
         raise PermissionMissing(
             statement=f"setns({descriptor}, CLONE_NEWNET)",
-            said=os.strerror(code),
+            said=str(error.strerror),
             hint="entering a namespace needs CAP_SYS_ADMIN: run as root",
-        )
+        ) from None

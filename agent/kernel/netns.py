@@ -6,7 +6,6 @@ belongs to the thread (setns(2)), and the main thread stays where the process wa
 """
 
 import errno
-import fcntl
 import os
 import re
 import stat
@@ -17,12 +16,13 @@ from functools import cache
 from pathlib import Path
 
 from agent.errors import KernelError, NamespaceMissing, NodeNamespace, NotANamespace, PermissionMissing, TargetError
-from agent.kernel.entering import CLONE_NEWNET, HomeMissing, entered
+from agent.kernel import brief
+from agent.kernel.entering import HomeMissing, entered
 from agent.targets import HOST
 
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
-_NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
+_IN_MEMORY = ("/run/", "/proc/")  # where looking at a path waits for nothing
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,9 +77,12 @@ class Netns:
 
 def identify(path: Path | str) -> Identity | None:
     """Return the identity of what a path holds now, or None where it holds nothing."""
+    text = str(path)
     try:
-        found = os.stat(path)
-    except OSError:
+        if text.startswith(_IN_MEMORY):
+            return Identity(*brief.identify(text)[:2])
+        found = os.stat(text)
+    except (OSError, ValueError):
         return None
     return Identity(found.st_dev, found.st_ino)
 
@@ -131,14 +134,10 @@ class OpenNetns:
             raise
 
     def _identify(self) -> Identity:
-        found = os.fstat(self._descriptor)
-        try:
-            kind = fcntl.ioctl(self._descriptor, _NS_GET_NSTYPE) if stat.S_ISREG(found.st_mode) else 0
-        except OSError:
-            kind = 0
-        if kind != CLONE_NEWNET:
+        device, inode, mode = brief.identify(self._descriptor)
+        if not stat.S_ISREG(mode) or brief.kind_of_namespace(self._descriptor) != brief.CLONE_NEWNET:
             raise NotANamespace(f"netns = {self.netns.text!r}: {self.netns.path} is no network namespace")
-        identity = Identity(found.st_dev, found.st_ino)
+        identity = Identity(device, inode)
         if not self.netns.is_host and identity == node_identity():
             raise NodeNamespace(
                 f"netns = {self.netns.text!r}: {self.netns.path} is the node's own namespace",

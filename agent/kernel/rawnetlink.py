@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from agent.errors import AnswerLost, FeatureMissing, KernelError, PermissionMissing
+from agent.kernel import brief
 from agent.kernel.attributes import attributes
 from agent.kernel.closing import Closing
 
@@ -92,7 +93,7 @@ class RawNetlink(Closing):
     def __init__(self, protocol: int, *, feature: str, option: str) -> None:
         statement = f"socket(AF_NETLINK, SOCK_RAW, {protocol})"
         try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+            self._socket = brief.netlink_socket(protocol)
         except OSError as error:
             if error.errno == errno.EPROTONOSUPPORT:
                 raise FeatureMissing(statement=statement, said=str(error), feature=feature, option=option) from error
@@ -137,14 +138,16 @@ class RawNetlink(Closing):
                     return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
                 messages.append(body_)
 
-    def dump(self, kind: int, body: bytes, *, statement: str) -> Answer:
+    def dump(self, kind: int, body: bytes, *, statement: str, most: int | None = None) -> Answer:
         """Send one dump request and gather its messages, again from the start while the kernel says it is torn.
 
         The kernel flags a dump with NLM_F_DUMP_INTR when what it walks changed in a way that may lose entries, and says
         ENOBUFS when a message was lost. `KernelError` after eight torn attempts.
+
+        Of more messages than `most` the rest is left where it is; the socket is then of no more use.
         """
         for _ in range(_ATTEMPTS):
-            answer = self._dump(kind, body, statement)
+            answer = self._dump(kind, body, statement, most)
             if answer is not None:
                 return answer
         raise KernelError(statement=statement, said=f"the dump was interrupted {_ATTEMPTS} times in a row")
@@ -194,10 +197,10 @@ class RawNetlink(Closing):
     def _receipts(self, statement: str, *, last: int | None) -> tuple["Receipt", ...]:
         receipts: list[Receipt] = []
         lost: OSError | None = None
-        view = memoryview(_thread.buffer)
+        buffer = _thread.buffer
         while not (receipts and receipts[-1].sequence == last):
             try:
-                size = self._socket.recv_into(view, 0, socket.MSG_DONTWAIT)
+                size = brief.receive(self._socket.fileno(), buffer)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -205,12 +208,12 @@ class RawNetlink(Closing):
                     raise KernelError(statement=statement, said=str(error)) from error
                 lost = error  # said once; what did arrive is still there
                 continue
-            receipts += _receipts(view[:size])
+            receipts += _receipts(memoryview(buffer)[:size])
         if lost:
             raise AnswerLost(statement=statement, said=str(lost))
         return tuple(receipts)
 
-    def _dump(self, kind: int, body: bytes, statement: str) -> Answer | None:
+    def _dump(self, kind: int, body: bytes, statement: str, most: int | None) -> Answer | None:
         sequence = self._send(kind, NLM_F_DUMP, body, statement)
         messages: list[bytes] = []
         whole = True
@@ -226,6 +229,8 @@ class RawNetlink(Closing):
                         self._unread = False
                         return Answer(messages=tuple(messages), errno=code, said=_said(code, body_, message_flags))
                     messages.append(body_)
+                if most is not None and len(messages) > most:
+                    return Answer(messages=tuple(messages), errno=0, said="")
             except _MessageLostError:
                 whole = False  # the dump goes on; a new one would be EBUSY until this one is read to its end
 

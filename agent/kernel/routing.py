@@ -18,6 +18,7 @@ from agent.errors import KernelError, PermissionMissing, RouteTableTaken
 from agent.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink
 from agent.kernel.routing_messages import (
     PROTOCOL,
+    family_of,
     own_route,
     own_rule,
     protocol_of_route,
@@ -28,7 +29,7 @@ from agent.kernel.routing_messages import (
     table_of_route,
     table_of_rule,
 )
-from rulesets.routing import NO_ROUTING, LocalRoute, PolicyRule, Routing, RoutingPlan, Stray
+from rulesets.routing import NO_ROUTING, LocalRoute, OtherRoutes, PolicyRule, Routing, RoutingPlan, Stray
 from rulesets.vocabulary import Family
 
 __all__ = ["PROTOCOL", "apply", "read"]
@@ -39,6 +40,7 @@ _RTM_NEWRULE, _RTM_DELRULE, _RTM_GETRULE = 32, 33, 34
 _SOL_NETLINK = 270
 _NETLINK_GET_STRICT_CHK = 12
 _ATTEMPTS = 4
+_ENOUGH = 64  # routes of others in Weir's table: one would do to leave it to them
 # No IPv6 in this kernel (not built in, or ipv6.disable=1), or no such table.
 _NONE_THERE = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT)
 _GONE_ALREADY = (*_NONE_THERE, errno.ESRCH)
@@ -53,8 +55,8 @@ class _Rtnetlink(RawNetlink):
         with suppress(OSError):
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
 
-    def list(self, kind: int, body: bytes, statement: str) -> tuple[bytes, ...]:
-        answer = self.dump(kind, body, statement=statement)
+    def list(self, kind: int, body: bytes, statement: str, most: int | None = None) -> tuple[bytes, ...]:
+        answer = self.dump(kind, body, statement=statement, most=most)
         return () if answer.errno in _NONE_THERE else answer.expect(statement)
 
 
@@ -62,7 +64,7 @@ def read(table: int | None = None) -> Routing:
     """Return Weir's own rules and routes, changed ones as `Stray`.
 
     The routes of every table; where one is given, of that and of those that the rules name, which is quick however many
-    routes there are.
+    routes there are: and then also whose other routes are in that one.
     """
     with _Rtnetlink() as rtnetlink:
         return _read(rtnetlink, table)
@@ -72,12 +74,12 @@ def apply(plan: RoutingPlan) -> None:
     """Carry out a plan: what is missing first, then what is too much. On an error, what was added is taken back.
 
     Strays go before anything is added, for they can stand in its place, and stay away on an error. Raises
-    `RouteTableTaken` when the table holds somebody else's routes, `KernelError` for every other refusal.
+    `RouteTableTaken` when the table was seen to hold somebody else's routes, `KernelError` for every other refusal.
     """
     if not plan:
         return
+    _refuse_table_of_others(plan)
     with _Rtnetlink() as rtnetlink:
-        _refuse_foreign_routes(rtnetlink, {each.table for each in plan.added.routes if isinstance(each, LocalRoute)})
         if plan.removed.strays != NO_ROUTING:
             plan = _without_strays(rtnetlink, plan)
         added = plan.added
@@ -112,20 +114,37 @@ def _add(rtnetlink: _Rtnetlink, routing: Routing) -> None:
 def _read(rtnetlink: _Rtnetlink, table: int | None) -> Routing:
     rules: list[PolicyRule | Stray] = []
     tables = {table or 0}
-    for family in Family:
-        for body in rtnetlink.list(_RTM_GETRULE, rule_request(family), f"{_ip(family)} rule show"):
-            rule = own_rule(family, body)
-            if rule is not None:
-                rules.append(rule)
-                tables.add(table_of_rule(body))
-    routes = [
-        route
-        for family in Family
-        for each in (sorted(tables - {0}) if table else [0])
-        for body in _routes(rtnetlink, family, each, PROTOCOL)
-        if (route := own_route(family, body)) is not None
+    for body in rtnetlink.list(_RTM_GETRULE, rule_request(), "ip rule show"):
+        rule = own_rule(body)
+        if rule is not None:
+            rules.append(rule)
+            tables.add(table_of_rule(body))
+    listed = [
+        body for each in sorted(tables - {table} if table else {0}) for body in _routes(rtnetlink, each, PROTOCOL)
     ]
-    return Routing(rules=tuple(_told_apart(rules)), routes=tuple(routes))
+    if table:
+        listed += _wanted_table(rtnetlink, table)
+    return Routing(
+        rules=tuple(_told_apart(rules)),
+        routes=tuple(route for body in listed if (route := own_route(body)) is not None),
+        others=tuple(sorted({other for body in listed if (other := _other(body, table)) is not None})),
+    )
+
+
+def _wanted_table(rtnetlink: _Rtnetlink, table: int) -> tuple[bytes, ...]:
+    """Return the routes of the table that Weir uses: its own, and some of others where there are any."""
+    found = _routes(rtnetlink, table, 0, most=_ENOUGH)
+    if len(found) <= _ENOUGH:
+        return found
+    with _Rtnetlink() as another:
+        return found + _routes(another, table, PROTOCOL)
+
+
+def _other(body: bytes, table: int | None) -> OtherRoutes | None:
+    family, protocol = family_of(body), protocol_of_route(body)
+    if family is None or protocol in (None, PROTOCOL) or table_of_route(body) != table:
+        return None
+    return OtherRoutes(family=family, table=table, protocol=protocol)
 
 
 def _told_apart(rules: list[PolicyRule | Stray]) -> Iterator[PolicyRule | Stray]:
@@ -140,23 +159,21 @@ def _told_apart(rules: list[PolicyRule | Stray]) -> Iterator[PolicyRule | Stray]
             yield Stray(family=rule.family, text=text, message=rule_message(rule), copy=seen[rule])
 
 
-def _routes(rtnetlink: _Rtnetlink, family: Family, table: int, protocol: int) -> tuple[bytes, ...]:
+def _routes(rtnetlink: _Rtnetlink, table: int, protocol: int, most: int | None = None) -> tuple[bytes, ...]:
     """Return the routes of a table (0: of all) and a protocol (0: any); more where the kernel can't choose."""
-    request = route_request(family, table=table, protocol=protocol)
-    return rtnetlink.list(_RTM_GETROUTE, request, f"{_ip(family)} route show table {table or 'all'}")
+    request = route_request(table=table, protocol=protocol)
+    return rtnetlink.list(_RTM_GETROUTE, request, f"ip route show table {table or 'all'}", most)
 
 
-def _refuse_foreign_routes(rtnetlink: _Rtnetlink, tables: set[int]) -> None:
-    for table in sorted(tables):
-        for family in Family:
-            for body in _routes(rtnetlink, family, table, 0):
-                protocol = protocol_of_route(family, body)
-                if protocol not in (None, PROTOCOL) and table_of_route(body) == table:
-                    raise RouteTableTaken(
-                        statement=f"{_ip(family)} route show table {table}",
-                        said=f"route table {table} holds routes that aren't Weir's (protocol {protocol})",
-                        hint="let route_table name a table that nobody uses",
-                    )
+def _refuse_table_of_others(plan: RoutingPlan) -> None:
+    wanted = {each.table for each in plan.added.routes if isinstance(each, LocalRoute)}
+    for each in plan.actual.others:
+        if each.table in wanted:
+            raise RouteTableTaken(
+                statement=f"{'ip' if each.family is Family.IPV4 else 'ip -6'} route show table {each.table}",
+                said=f"route table {each.table} holds routes that aren't Weir's (protocol {each.protocol})",
+                hint="let route_table name a table that nobody uses",
+            )
 
 
 def _without_strays(rtnetlink: _Rtnetlink, plan: RoutingPlan) -> RoutingPlan:
@@ -216,7 +233,3 @@ def _refusal(statement: str, code: int, said: str) -> KernelError:
         )
     hint = "bring up lo: `ip link set lo up`" if code == errno.ENETDOWN else ""
     return KernelError(statement=statement, said=said, hint=hint)
-
-
-def _ip(family: Family) -> str:
-    return "ip" if family is Family.IPV4 else "ip -6"

@@ -54,14 +54,17 @@ _NAMES = (3, 17)
 _DST, _SRC = 1, 2  # of rules and of routes alike
 
 
-def rule_request(family: Family) -> bytes:
-    """Return the body of a request for all rules of a family."""
-    return _HEADER.pack(FAMILIES[family], 0, 0, 0, 0, 0, 0, 0, 0)
+def rule_request() -> bytes:
+    """Return the body of a request for all rules, of every family that the kernel has."""
+    return _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
-def route_request(family: Family, *, table: int = 0, protocol: int = 0) -> bytes:
-    """Return the body of a request for routes, of one table and one protocol where they are given (not 0)."""
-    body = _HEADER.pack(FAMILIES[family], 0, 0, 0, 0, protocol, 0, 0, 0)
+def route_request(*, table: int = 0, protocol: int = 0) -> bytes:
+    """Return the body of a request for routes, of one table and one protocol where they are given (not 0).
+
+    Of every family: one that the kernel or the table hasn't got is then no error (net/core/rtnetlink.c, rtnl_dump_all).
+    """
+    body = _HEADER.pack(socket.AF_UNSPEC, 0, 0, 0, 0, protocol, 0, 0, 0)
     return body + attribute(_RTA_TABLE, _U32.pack(table)) if table else body
 
 
@@ -91,10 +94,11 @@ def route_message(route: LocalRoute | Stray) -> bytes:
     return _packed((FAMILIES[route.family], 0, 0, 0, 0, PROTOCOL, scope, _RTN_LOCAL, 0), found)
 
 
-def own_rule(family: Family, body: bytes) -> PolicyRule | Stray | None:
+def own_rule(body: bytes) -> PolicyRule | Stray | None:
     """Return a listed rule; None when it is of another family or doesn't carry Weir's protocol number."""
+    family = family_of(body)
     header, found = _HEADER.unpack_from(body), attributes(body, _HEADER.size)
-    if header[0] != FAMILIES[family] or found.get(_FRA_PROTOCOL) != bytes([PROTOCOL]):
+    if family is None or found.get(_FRA_PROTOCOL) != bytes([PROTOCOL]):
         return None
     # What is not listed matches anything when a rule is deleted, so that nought is said.
     found.setdefault(_FRA_PRIORITY, bytes(4))
@@ -113,9 +117,10 @@ def own_rule(family: Family, body: bytes) -> PolicyRule | Stray | None:
     return Stray(family=family, text=_rule_in_words(family, header, found), message=message)
 
 
-def own_route(family: Family, body: bytes) -> LocalRoute | Stray | None:
+def own_route(body: bytes) -> LocalRoute | Stray | None:
     """Return a listed route; None when it is of another family or doesn't carry Weir's protocol number."""
-    if protocol_of_route(family, body) != PROTOCOL:
+    family = family_of(body)
+    if family is None or protocol_of_route(body) != PROTOCOL:
         return None
     header, found = _HEADER.unpack_from(body), attributes(body, _HEADER.size)
     table = table_of_route(body)
@@ -134,11 +139,15 @@ def own_route(family: Family, body: bytes) -> LocalRoute | Stray | None:
     return Stray(family=family, text=_route_in_words(family, header, found), message=message)
 
 
-def protocol_of_route(family: Family, body: bytes) -> int | None:
-    """Return who installed a listed route; None for one of another family, and for one that is only cached."""
-    # With a family that it doesn't know, the kernel lists every family's routes.
+def family_of(body: bytes) -> Family | None:
+    """Return the family of a listed rule or route; None for one that Weir has nothing to do with (MPLS, multicast)."""
+    return next((family for family, number in FAMILIES.items() if number == body[0]), None)
+
+
+def protocol_of_route(body: bytes) -> int | None:
+    """Return who installed a listed route; None for one that is only cached."""
     header = _HEADER.unpack_from(body)
-    return None if header[0] != FAMILIES[family] or header[8] & _RTM_F_CLONED else int(header[5])
+    return None if header[8] & _RTM_F_CLONED else int(header[5])
 
 
 def table_of_rule(body: bytes) -> int:

@@ -224,5 +224,6 @@ def ipv6_there() -> None:
 
 def cookie_told() -> None:
     """Ask for the namespace's number."""
-    if not entering.thread_cookie():
-        raise KernelError(statement="getsockopt(SO_NETNS_COOKIE)", said=os.strerror(errno.ENOPROTOOPT))
+    with _netfilter() as netlink:
+        if not netlink.cookie:
+            raise KernelError(statement="getsockopt(SO_NETNS_COOKIE)", said=os.strerror(errno.ENOPROTOOPT))
