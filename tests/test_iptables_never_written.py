@@ -1,5 +1,6 @@
 """What is only ever read: shown in nft's words, walked, and never encoded."""
 
+import json
 from ipaddress import ip_address
 from typing import get_args
 
@@ -9,11 +10,13 @@ from rulesets import nft
 from rulesets.diff import Plan, diff
 from rulesets.model import Chain, Counter, RegularChain, Rule, Ruleset
 from rulesets.netlink import encode
+from rulesets.nft.others import aside_of, their_action, their_match
 from rulesets.vocabulary import (
     Accept,
     Action,
     AddressKind,
     AddressType,
+    Aside,
     Between,
     ChainType,
     Comment,
@@ -62,8 +65,8 @@ MATCHES: list[tuple[Match, str]] = [
     (Ports(protocol=Protocol.TCP, end=End.DESTINATION, ranges=_TWO, negate=True), "tcp dport != { 1, 5-9 }"),
     (Ports(protocol=Protocol.UDP, end=End.EITHER, ranges=_TWO), "(udp sport or dport { 1, 5-9 })"),
     (Between(end=End.SOURCE, first=ip_address("1.2.3.4"), last=ip_address("1.2.3.9")), "ip saddr 1.2.3.4-1.2.3.9"),
-    (AddressType(end=End.SOURCE, kinds=(AddressKind.LOCAL,)), "fib saddr type { local }"),
-    (ConnStates(states=(ConnState.NEW, ConnState.RELATED)), "ct state { new, related }"),
+    (AddressType(end=End.SOURCE, kinds=(AddressKind.LOCAL,)), "fib saddr type local"),
+    (ConnStates(states=(ConnState.NEW, ConnState.RELATED)), "ct state new,related"),
     (ConnDirection(direction=Direction.REPLY), "ct direction reply"),
     (SocketOwner(owner=Owner.GROUP, first=5, last=9), "meta skgid 5-9"),
     (SocketOwner(owner=Owner.USER, first=5, last=5, negate=True), "(meta skuid != 5, or no socket)"),
@@ -72,6 +75,7 @@ MATCHES: list[tuple[Match, str]] = [
     (NoTcpFlags(among=(TcpFlag.SYN, TcpFlag.ACK)), "tcp flags & (syn|ack) == 0x0"),
     (InIpset(name="pods", ends=("dst", "src"), negate=True), "(!= ipset pods dst,src)"),
     (Comment(text="a remark"), "(a remark)"),
+    (Aside(statement='{"log": {"prefix": "seen: "}}'), 'log prefix "seen: "'),
 ]
 ACTIONS: list[tuple[Action, str]] = [
     (Jump(chain="other"), "jump other"),
@@ -82,7 +86,7 @@ ACTIONS: list[tuple[Action, str]] = [
     (Continue(beside="-j LOG"), "(-j LOG)"),
     (DnatTo(address=ip_address("fd00::1"), port=80), "dnat ip6 to [fd00::1]:80"),
     (Masquerade(fully_random=True), "masquerade fully-random"),
-    (FlipMark(of=MarkOf.PACKET, value=1, mask=0), "meta mark set meta mark & 0xffffffff ^ 0x1"),
+    (FlipMark(of=MarkOf.PACKET, value=1, mask=0), "meta mark set meta mark ^ 0x1"),
     (SaveMark(), "ct mark set meta mark"),
     (RestoreMark(packet_mask=0xFF), "(meta mark set meta mark & 0xffffff00 ^ (ct mark & 0xffffffff))"),
     (CtZoneBoth(zone=1), "ct zone set 1"),
@@ -107,7 +111,11 @@ def test_the_list_has_all_that_there_is() -> None:
 def test_a_match_is_shown_and_not_encoded(match: Match, text: str) -> None:
     ruleset = table(match, Accept())
     assert f'\t\t{text} counter name "x" accept comment "x"' in nft.render(ruleset)
-    assert text in nft.render_json(ruleset)
+    shown = json.loads(nft.render_json(ruleset))["nftables"][-1]["rule"]["expr"][0]
+    if "foreign" in shown:
+        assert shown == {"foreign": text}
+    else:
+        assert (aside_of(shown) or their_match(shown)) == match
     with pytest.raises(ModelError, match="Weir never writes"):
         encode(Plan(actual=None, desired=ruleset))
 
@@ -116,6 +124,12 @@ def test_a_match_is_shown_and_not_encoded(match: Match, text: str) -> None:
 def test_an_action_is_shown_and_not_encoded(action: Action, text: str) -> None:
     rule = Rule(slug="x", matches=(), action=action)
     assert nft.render_rule(rule) == f'counter name "x" {text} comment "x"'
+    if not isinstance(action, Jump | Goto):
+        shown = json.loads(nft.render_json(table(None, action)))["nftables"][-1]["rule"]["expr"][-1]
+        if "foreign" in shown:
+            assert shown == {"foreign": text}
+        elif action != Continue():
+            assert their_action(shown) == action
     if not isinstance(action, Jump | Goto):
         with pytest.raises(ModelError, match="Weir never writes"):
             encode(Plan(actual=None, desired=table(None, action)))

@@ -13,6 +13,7 @@ from rulesets.model import IPV4_ADDR_PORT, AddressPort, Chain, Element, Rule, Ru
 from rulesets.packet import Packet, walk
 from rulesets.packet.values import Verdict
 from rulesets.vocabulary import (
+    Aside,
     ChainType,
     Family,
     Hook,
@@ -129,4 +130,4 @@ def test_generated_saves_have_every_variant() -> None:
             found.update(type(part) for part in (*rule.matches, rule.action))
 
     collect()
-    assert {*get_args(ReadMatch), *get_args(ReadAction)} - found == set()
+    assert {*get_args(ReadMatch), *get_args(ReadAction)} - found == {Aside}  # which is nft's

@@ -33,6 +33,7 @@ from rulesets.vocabulary import (
     Hook,
     Match,
     ModelError,
+    OneOf,
     Policy,
     ReadAction,
     ReadMatch,
@@ -91,7 +92,10 @@ def kinds(batch: Batch) -> list[str]:
 
 def test_the_variants_are_all_that_there_is() -> None:
     """What follows, and the kernel's tests, go by these lists: a new match or action must be put into them."""
-    assert {type(each) for each in variants.MATCHES} == set(get_args(Match)) - set(get_args(ReadMatch)) - {Foreign}
+    assert {type(each) for each in variants.MATCHES} == set(get_args(Match)) - set(get_args(ReadMatch)) - {
+        Foreign,
+        OneOf,
+    }
     placed = {type(action) for *_, action in variants.PLACED}
     written = set(get_args(Action)) - set(get_args(ReadAction)) - {Foreign}
     assert {type(each) for each in variants.ANYWHERE} | placed == written

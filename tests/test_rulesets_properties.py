@@ -24,6 +24,7 @@ from rulesets.vocabulary import (
     Hook,
     InSet,
     Match,
+    OneOf,
     Policy,
     Protocol,
     ReadAction,
@@ -195,7 +196,7 @@ def parts(ruleset: Ruleset) -> set[object]:
     }
 
 
-ONLY_READ = (Foreign, *get_args(ReadMatch), *get_args(ReadAction))
+ONLY_READ = (Foreign, OneOf, *get_args(ReadMatch), *get_args(ReadAction))
 WRITTEN_MATCHES = [kind for kind in get_args(Match) if kind not in ONLY_READ]
 EVERY_PART: list[object] = [
     *WRITTEN_MATCHES,

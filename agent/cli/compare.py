@@ -14,9 +14,11 @@ from agent.cli.options import (
     OutputOption,
     Settings,
     add,
+    differences_that_begin,
     need_root,
     one_target,
     pasted,
+    refuse_unknown_slugs,
     targets,
 )
 from agent.errors import ConfigError, WeirError
@@ -29,13 +31,6 @@ if TYPE_CHECKING:
     from rulesets.vocabulary import Family
 
 _LIVE = ("legacy", "nft")
-
-
-def _differences_that_begin(incomplete: str) -> list[str]:
-    """Return the wanted differences whose name begins so, for completion."""
-    from rulesets.equivalence import WANTED
-
-    return [slug for slug in WANTED if slug.startswith(incomplete)]
 
 
 def register(app: typer.Typer) -> None:
@@ -67,7 +62,7 @@ def compare(
             "--expect",
             metavar="SLUG",
             help="A wanted difference (below) that is shown, and counts as equal. May be repeated.",
-            autocompletion=_differences_that_begin,
+            autocompletion=differences_that_begin,
         ),
     ] = None,
     netns: OneNetns = None,
@@ -84,7 +79,7 @@ def compare(
     """
     from agent.cli.compared import Compared
 
-    _refuse_unknown(expect or ())
+    refuse_unknown_slugs("compare", expect or ())
     if not other:
         raise ConfigError("compare: with what? there is no --with", hint="`weir compare --help` shows what there is")
     live = any(each in _LIVE for each in (*other, *(against or ())))
@@ -119,10 +114,11 @@ def only_settings(settings: list[str] | None) -> "Target":
 
 def sides(target: "Target | None", against: list[str] | None, other: list[str]) -> "tuple[Rules, Rules]":
     """Return the rules of both sides, looking at the target's namespace where that is asked for. Raises `WeirError`."""
-    from agent.against import Live, Rules, in_force, of_file, together, wish
+    from agent.against import Live, Rules, in_force_at_once, of_file, together, wish
 
     def look(_: "Target", handle: "Handle") -> dict[str, Rules]:
-        return {each: in_force(handle, Live(each)) for each in dict.fromkeys(asked) if each in _LIVE}
+        found = in_force_at_once(handle, [Live(each) for each in dict.fromkeys(asked) if each in _LIVE])
+        return {str(live): rules for live, rules in found.items()}
 
     asked = [*(against or ()), *other]
     files = {each: of_file(Path(each)) for each in dict.fromkeys(asked) if each not in _LIVE}
@@ -143,7 +139,7 @@ def sides(target: "Target | None", against: list[str] | None, other: list[str]) 
 def proved(here: "Rules", there: "Rules", expected: tuple[str, ...]) -> "tuple[tuple[Family, ...], Proof]":
     """Return the families that both sides tell of, and whether packets of these fare alike."""
     from agent.against import only
-    from rulesets.equivalence import Unknown, prove
+    from rulesets.equivalence import Equal, Unknown, prove
     from rulesets.vocabulary import Family
 
     families = tuple(each for each in Family if each in here.families & there.families)
@@ -155,12 +151,8 @@ def proved(here: "Rules", there: "Rules", expected: tuple[str, ...]) -> "tuple[t
     one, two = here.rulesets, there.rulesets
     if len(families) == 1:
         one, two = (tuple(only(each, families[0]) for each in some) for some in (one, two))
-    return families, prove(one, two, expected=expected)
-
-
-def _refuse_unknown(slugs: list[str] | tuple[str, ...]) -> None:
-    from rulesets.equivalence import WANTED
-
-    for slug in slugs:
-        if slug not in WANTED:
-            raise ConfigError(f"compare: --expect {slug!r}: no difference is called so", hint=", ".join(WANTED))
+    proof = prove(one, two, expected=expected)
+    if isinstance(proof, Equal):
+        return families, proof
+    compat = (f"{each} holds parts of iptables' own, which nft doesn't tell" for each in (*here.compat, *there.compat))
+    return families, replace(proof, reasons=tuple(dict.fromkeys((*proof.reasons, *compat))))

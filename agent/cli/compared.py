@@ -49,8 +49,12 @@ class Compared:
 
     def print_json(self) -> None:
         """Print it as one JSON document."""
+        print(json.dumps(self.document(), indent=2))
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON can hold it."""
         proof = self.proof
-        document = {
+        return {
             "answer": _ANSWERS[type(proof)],
             "families": list(self.families),
             "here": self.here.name,
@@ -61,10 +65,12 @@ class Compared:
             "unknown": 0 if isinstance(proof, Equal) else proof.unknown,
             "reasons": [] if isinstance(proof, Equal) else list(proof.reasons),
         }
-        print(json.dumps(document, indent=2))
 
-    def print_text(self, render: str) -> None:
-        """Print it for people; `render` is the command that prints the rules of this side, if one does."""
+    def print_text(self, render: str, *, hint: bool = True) -> None:
+        """Print it for people; `render` is the command that prints the rules of this side, if one does.
+
+        With `hint`, say what to do at the end.
+        """
         print(clean(self.sentence()))
         print(clean(f"  here: {self.here.name}\n  there: {self.there.name}"))
         for family in Family:
@@ -83,7 +89,8 @@ class Compared:
                 print(clean(f"  unknown: {reason}"))
             if len(self.proof.reasons) > MOST_SHOWN:
                 print(f"  and {len(self.proof.reasons) - MOST_SHOWN} reasons more; --output json lists all")
-        show.hint(self._what_to_do(render))
+        if hint:
+            show.hint(self._what_to_do(render))
 
     def sentence(self) -> str:
         """Return the answer."""
@@ -105,6 +112,8 @@ class Compared:
         match self.proof:
             case Equal():
                 return ""
+            case Unknown() if self.here.compat or self.there.compat:
+                return "compare with what iptables-save and ip6tables-save print of iptables' rules"
             case Unknown():
                 return "compare without the rules that can't be read, or judge by hand what they do"
             case Differs(differences=differences):
@@ -170,7 +179,7 @@ def _sentence(difference: Difference) -> str:
 def _done(decided: Decided) -> str:
     """Return what becomes of a packet, and by which rule."""
     if decided.rule is None:
-        return f"decided by the policy of {decided.chain}" if decided.chain else "left alone, for no rule is about it"
+        return f"decided by {_by(decided)}" if decided.chain else "left alone, for no rule is about it"
     return f"{_participle(decided.rule.action)} by {_by(decided)}"
 
 
@@ -202,21 +211,30 @@ def _by(decided: Decided) -> str:
     if not decided.chain:
         return "no rule"
     if decided.rule is None:
-        return f"the policy of {decided.chain}"
-    return decided.rule.slug or f"rule {decided.number} of {decided.chain}"
+        return f"the policy of {_chain(decided)}"
+    return decided.rule.slug or f"rule {decided.number} of {_chain(decided)}"
+
+
+def _chain(decided: Decided) -> str:
+    """Return the name of a chain that is unique: iptables' are named after their table."""
+    return decided.chain if _is_iptables(decided) else f"{decided.chain} in table {decided.table}"
+
+
+def _is_iptables(decided: Decided) -> bool:
+    return decided.table in iptables.PROGRAMS.values() and "/" in decided.chain
 
 
 def _rule(decided: Decided, family: Family) -> str:
     """Return a rule with its place, in the language of its chain."""
     if decided.rule is None:
         return _by(decided)
-    return f"{decided.chain}, rule {decided.number}: {_text(decided, family)}"
+    return f"{_chain(decided)}, rule {decided.number}: {_text(decided, family)}"
 
 
 def _text(decided: Decided, family: Family) -> str:
     if decided.rule is None:
         return ""
-    if "/" not in decided.chain:
+    if not _is_iptables(decided):
         return nft.render_rule(decided.rule)
     try:
         return iptables.render_rule(decided.rule, family)

@@ -15,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from agent.errors import FeatureMissing, KernelError, LockHeld, ProgramMissing
+from agent.kernel import legacy
 from agent.kernel.attributes import attributes
 from agent.kernel.rawnetlink import RawNetlink
 from rulesets.iptables import PROGRAMS, SaveError, installation, parse, removal
@@ -27,11 +28,12 @@ LOCK_WAIT = 5  # seconds
 # What a program may take beyond that: 100,000 rules are restored in 2 s.
 _LONGEST = 60
 _NETLINK_NETFILTER = 12  # include/uapi/linux/netlink.h
-_NAMES = {Family.IPV4: "ip_tables_names", Family.IPV6: "ip6_tables_names"}
 _FAMILIES = {Family.IPV4: c.NFPROTO_IPV4, Family.IPV6: c.NFPROTO_IPV6}
 _PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 # iptables/xtables.h and include/xtables.h: enum xtables_exittype.
 _RESOURCE_PROBLEM = 4
+# iptables/nft.c: a rule that nft wrote, or a base chain, which it leaves out of what it prints.
+_INCOMPATIBLE = re.compile(r"^# Table `\S*' (is incompatible|contains incompatible base-chains), use", re.MULTILINE)
 _LOCK_FILE = "/run/xtables.lock"
 
 
@@ -70,7 +72,7 @@ def look() -> tuple[Presence, ...]:
 
 
 def _presence(flavour: Flavour, family: Family) -> Presence:
-    tables = _legacy_tables(family) if flavour is Flavour.LEGACY else _nft_tables(family)
+    tables = legacy.tables(family) if flavour is Flavour.LEGACY else _nft_tables(family)
     return Presence(
         flavour=flavour,
         family=family,
@@ -78,17 +80,6 @@ def _presence(flavour: Flavour, family: Family) -> Presence:
         kernel=tables is not None,
         programs=_find(flavour, family, "save") is not None and _find(flavour, family, "restore") is not None,
     )
-
-
-def _legacy_tables(family: Family) -> frozenset[str] | None:
-    """Return the tables of ip_tables in this namespace, None where the kernel has no ip_tables at present."""
-    try:
-        # /proc/net is the main thread's namespace.
-        return frozenset(Path("/proc/thread-self/net", _NAMES[family]).read_text().split())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise KernelError(statement=f"cat /proc/net/{_NAMES[family]}", said=str(error.strerror)) from None
 
 
 def _nft_tables(family: Family) -> frozenset[str] | None:
@@ -181,7 +172,7 @@ def _run(flavour: Flavour, family: Family, program: str, *arguments: str, stdin:
         line = re.search(r"line (\d+)", said)
         culprit = stdin.splitlines()[int(line[1]) - 1] if line and 0 < int(line[1]) <= stdin.count("\n") else ""
         raise KernelError(statement=statement + (f" <<< {culprit!r}" if culprit else ""), said=said or "failed")
-    if "is incompatible, use 'nft' tool" in done.stdout + done.stderr:
+    if _INCOMPATIBLE.search(done.stdout + done.stderr):
         raise KernelError(
             statement=statement,
             said="a table of iptables' name holds what iptables doesn't write",

@@ -20,7 +20,8 @@ from typing import Any
 from agent.errors import KernelError, LibraryMissing, PermissionMissing, TableHeld
 from agent.kernel.contents import contents
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
-from agent.kernel.tablequery import socket_cgroups, table_state
+from agent.kernel.tablequery import TableName, socket_cgroups, table_state
+from agent.kernel.unprintable import unprintable
 from rulesets import nft
 from rulesets.host import NAT_POST
 from rulesets.model import Ruleset
@@ -40,6 +41,18 @@ _ABSENT = "No such file or directory"
 _ERROR = re.compile(r"^[^:\n]*:\d+:\d+-\d+: Error: (?P<said>[^\n]*)\n(?P<statement>[^\n]*)", re.MULTILINE)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Listed:
+    """A table that is there: which chains are to be listed, what no listing in parts shows, and what none may."""
+
+    family: str
+    table: str
+    flags: tuple[str, ...]
+    chains: tuple[str, ...]
+    left_out: tuple[Foreign, ...]
+    odd: tuple[Foreign, ...]
+
+
 class Tables:
     """The nftables of one namespace. To be made inside it (`OpenNetns.entered`)."""
 
@@ -56,27 +69,12 @@ class Tables:
         Raises `KernelError` also where what libnftables printed can't be understood.
         """
         for left in reversed(range(_ATTEMPTS)):
-            with self._lock:
-                state = table_state(self._netlink, table)
-                held = contents(self._netlink, table) if state else None
-            if state is None or held is None:
-                return None
-            if held.odd:
-                return Ruleset(table=table, foreign=held.odd)
+            listed = self._listed(table, "inet", _OUR_CHAINS)
+            if listed is None or listed.odd:
+                return Ruleset(table=table, foreign=listed.odd) if listed else None
             try:
-                foreign: tuple[Foreign, ...] = ()
-                if len(state.flags) != 1:
-                    listing = self._list(f"list table inet {table}")
-                else:
-                    ours = tuple(each for each in held.chains if each in _OUR_CHAINS)
-                    parts = [self._list(command) for command in _in_parts(table, ours)]
-                    listing = _whole(table, state.flags, parts)
-                    theirs = (Foreign(verbatim=f"chain {each!r}") for each in held.chains if each not in _OUR_CHAINS)
-                    foreign = (*theirs, *held.others)
-                if _CGROUP_KEY in listing:
-                    with self._lock:
-                        listing = _with_cgroups(listing, socket_cgroups(self._netlink, table))
-                read = nft.parse(listing, table)
+                read = nft.parse(self._listing(listed), table)
+                foreign = listed.left_out
                 return dataclasses.replace(read, foreign=(*read.foreign, *foreign)) if read and foreign else read
             except nft.ListingError as error:
                 raise KernelError(statement=f"nft -j list table inet {table}", said=str(error)) from None
@@ -84,6 +82,69 @@ class Tables:
                 if _ABSENT not in error.said or not left:
                     raise
         return None
+
+    def read_anybodys(self, table: TableName) -> nft.Tables:
+        """Return a table of the family inet, ip or ip6 as anybody may have written it; nothing when it isn't there.
+
+        Raises `KernelError` also where rules lead to chains that aren't listed: somebody changes them meanwhile.
+        """
+        listed = self._listed(table.name, table.family, None)
+        if listed is None:
+            return nft.Tables()
+        if listed.odd:
+            why = f"table {table} holds what nft itself could not read: {listed.odd[0].verbatim}"
+            return nft.Tables(unread=(why,))
+        try:
+            read = nft.parse_tables(self._listing(listed))
+        except nft.ListingError as error:
+            raise KernelError(statement=f"nft -j list table {table}", said=str(error)) from None
+        if not (listed.flags or listed.left_out):
+            return read
+        told = (
+            dataclasses.replace(each, flags=listed.flags, objects=(*each.objects, *listed.left_out))
+            for each in read.rulesets
+        )
+        return dataclasses.replace(read, rulesets=tuple(told))
+
+    def _listed(self, table: str, family: str, chains: frozenset[str] | None) -> "_Listed | None":
+        """Return what is to be listed of a table: with one flag only these chains. None when it isn't there."""
+        with self._lock:
+            state = table_state(self._netlink, table, family)
+            held = contents(self._netlink, table, family) if state else None
+            name = unprintable(self._netlink, table, family) if held and not held.odd else None
+        if state is None or held is None:
+            return None
+        shown = tuple(each for each in held.chains if chains is None or each in chains)
+        hidden = tuple(Foreign(verbatim=f"chain {each!r}") for each in held.chains if each not in shown)
+        in_parts = len(state.flags) == 1
+        left_out = (*hidden, *held.others) if in_parts else ()
+        odd = held.odd if name is None else (Foreign(verbatim=f"rule with the name {name!r}"),)
+        return _Listed(family=family, table=table, flags=state.flags, chains=shown, left_out=left_out, odd=odd)
+
+    def _listing(self, listed: "_Listed") -> str:
+        """Return the listing of a table in JSON, with what libnftables doesn't tell."""
+        family, table = listed.family, listed.table
+        if len(listed.flags) != 1:
+            listing = self._list(f"list table {family} {table}")
+        else:
+            listing = _whole(listed, [self._list(command) for command in _in_parts(listed)])
+        if _CGROUP_KEY in listing:
+            with self._lock:
+                listing = _with_cgroups(listing, socket_cgroups(self._netlink, table, family))
+        return listing
+
+    def text(self, table: str) -> str:
+        """Return the text that makes a table again, counters included; whoever wrote it. Raises `KernelError`."""
+        with self._lock:
+            self._context.set_json_output(False)
+            numeric = self._context.set_numeric_prio_output(True)
+        try:
+            # Priorities by name are not taken at every hook by which they are listed.
+            return self._list(f"list table inet {table}")
+        finally:
+            with self._lock:
+                self._context.set_numeric_prio_output(numeric)
+                self._context.set_json_output(True)
 
     def _list(self, command: str) -> str:
         with self._lock, _library_in_use:
@@ -142,20 +203,21 @@ def binding() -> Any:
     return nftables
 
 
-def _in_parts(table: str, chains: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the commands that list what Weir puts into a table, in the order of a whole listing.
+def _in_parts(listed: _Listed) -> tuple[str, ...]:
+    """Return the commands that list counters, sets and chains of a table, in the order of a whole listing.
 
     Up to 1.0.8 libnftables reads memory that it has freed when it prints, as JSON, a table with just one flag
     ("json: fix use after free in table_flags_json()"): nonsense at best, and a dormant table looks like any other.
     They go one by one: of several chains asked for at once, 1.0.6 finds only the last.
     """
-    every = [f"list {kind} table inet {table}" for kind in ("counters", "sets")]
-    return (*every, *(f"list chain inet {table} {chain}" for chain in chains))
+    place = f"{listed.family} {listed.table}"
+    every = [f"list {kind} table {place}" for kind in ("counters", "sets")]
+    return (*every, *(f"list chain {place} {chain}" for chain in listed.chains))
 
 
-def _whole(table: str, flags: tuple[str, ...], parts: list[str]) -> str:
+def _whole(listed: _Listed, parts: list[str]) -> str:
     """Put the listings of a table's parts together, with what the kernel said of the table itself."""
-    objects: list[object] = [{"table": {"family": "inet", "name": table, "flags": list(flags)}}]
+    objects: list[object] = [{"table": {"family": listed.family, "name": listed.table, "flags": list(listed.flags)}}]
     for part in parts:
         objects += [each for each in json.loads(part)["nftables"] if "metainfo" not in each]
     return json.dumps({"nftables": objects})

@@ -68,6 +68,20 @@ def bits(mask: int) -> Iterator[int]:
         mask ^= lowest
 
 
+def joined(spans: Iterable[Span]) -> Iterator[Span]:
+    """Yield rising spans that don't overlap and cover the same."""
+    at: Span | None = None
+    for first, last in sorted(spans):
+        if at is not None and first <= at[1] + 1:
+            at = (at[0], max(at[1], last))
+            continue
+        if at is not None:
+            yield at
+        at = (first, last)
+    if at is not None:
+        yield at
+
+
 def _atoms(keys: Sequence[Hashable], pieces: Mapping[int, list[Span]], preferred: Sequence[int]) -> Atoms[int]:
     taken = dict.fromkeys(keys, 0)
     examples = []

@@ -1,5 +1,6 @@
 """Where a match holds, as a function of the variables that stand in a packet's header."""
 
+from functools import reduce
 from typing import assert_never
 
 from rulesets.equivalence.diagrams import Node
@@ -7,10 +8,12 @@ from rulesets.equivalence.mentions import pairs
 from rulesets.equivalence.plain import BROADCAST, MULTICAST, NOBODY
 from rulesets.equivalence.space import Space
 from rulesets.equivalence.terms import Free, Header, Mixed, Term
+from rulesets.model import implied_families
 from rulesets.packet import Receiver
 from rulesets.vocabulary import (
     AddressKind,
     AddressType,
+    Aside,
     Between,
     Comment,
     ConnDirection,
@@ -32,6 +35,7 @@ from rulesets.vocabulary import (
     NoSocket,
     NoTcpFlags,
     OfFamily,
+    OneOf,
     OtherProto,
     OutIface,
     Owner,
@@ -123,6 +127,14 @@ class Conditions:
                 if kind.protocol is not Protocol.TCP:
                     return None
                 return self._among(header.tcp_flags, space.flags.taken[among, wanted])
+            case OneOf(matches=[Src() | Dst() | Between() as one, *_]):
+                if implied_families(one) != (kind.family,):
+                    return None
+                source = isinstance(one, Src) or (isinstance(one, Between) and one.end is End.SOURCE)
+                return self._among(header.source if source else header.destination, space.addresses.taken[id(match)])
+            case OneOf(matches=matches):
+                found = [each for one in matches if (each := self._applying(ruleset, one, header, hook)) is not None]
+                return reduce(self._diagrams.either, found) if found else None
             case Foreign(verbatim=verbatim):
                 raise Unsayable(verbatim)
             case _:
@@ -169,7 +181,7 @@ class Conditions:
                 return self._among(header.tcp_flags, space.flags.taken[among, ()])
             case InIpset(name=name):
                 raise Unsayable(f"set {name!r}, whose elements no rule names")
-            case Comment():
+            case Comment() | Aside():
                 return self._diagrams.yes
             case _:
                 assert_never(match)

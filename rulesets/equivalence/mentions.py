@@ -4,7 +4,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from rulesets.equivalence.atoms import Atoms, Span, cut, sort_out
+from rulesets.equivalence.anonymous import address_spans, is_of_addresses
+from rulesets.equivalence.atoms import Atoms, Span, cut, joined, sort_out
 from rulesets.equivalence.marks import MarkGroups, group
 from rulesets.equivalence.plain import (
     ADDRESSES,
@@ -22,7 +23,7 @@ from rulesets.equivalence.plain import (
     USERS,
     begins,
 )
-from rulesets.model import AddressPort, AddressRange, Rule, Ruleset, Set
+from rulesets.model import AddressPort, AddressRange, Rule, Ruleset, Set, implied_families
 from rulesets.vocabulary import (
     Action,
     Between,
@@ -36,6 +37,7 @@ from rulesets.vocabulary import (
     Match,
     Network,
     NoTcpFlags,
+    OneOf,
     OutIface,
     Owner,
     PortRange,
@@ -71,10 +73,11 @@ class Mentions:
                     yield number, rule
 
     def matches(self) -> Iterator[tuple[int, Match]]:
-        """Yield every match of theirs."""
+        """Yield every match of theirs, those of anonymous sets one by one, but of addresses there may be many."""
         for number, rule in self.rules():
             for match in rule.matches:
-                yield number, match
+                for each in match.matches if isinstance(match, OneOf) and not is_of_addresses(match) else (match,):
+                    yield number, each
 
     def actions(self) -> Iterator[Action]:
         """Yield every action of theirs."""
@@ -93,6 +96,8 @@ class Mentions:
                     spans[network] = [_ends(network)]
                 case Between(first=first, last=last) if family_of(first) is self.family:
                     spans[first, last] = [(int(first), int(last))]
+                case OneOf() if implied_families(match) == (self.family,):
+                    spans[id(match)] = address_spans(match)
                 case InSet(field=field, name=name) if field not in _PORT_FIELDS:
                     spans |= self._looked_up(number, name)
                 case _:
@@ -128,7 +133,7 @@ class Mentions:
                 case SrcPort(protocol=self.protocol, ports=ports) | DstPort(protocol=self.protocol, ports=ports):
                     spans[ports] = [(ports.first, ports.last)]
                 case Ports(protocol=self.protocol, ranges=ranges):
-                    spans[ranges] = list(_joined((each.first, each.last) for each in ranges))
+                    spans[ranges] = list(joined((each.first, each.last) for each in ranges))
                 case InSet(field=field, name=name) if field in _PORT_FIELDS | _PAIR_FIELDS:
                     spans |= _looked_up_ports(number, self.rulesets[number].find_set(name))
                 case _:
@@ -261,20 +266,6 @@ def _family(value: object) -> Family | None:
             return None
         case network:
             return family_of(network)  # type: ignore[arg-type]
-
-
-def _joined(spans: Iterable[Span]) -> Iterator[Span]:
-    """Yield rising spans that don't overlap and cover the same."""
-    at: Span | None = None
-    for first, last in sorted(spans):
-        if at is not None and first <= at[1] + 1:
-            at = (at[0], max(at[1], last))
-            continue
-        if at is not None:
-            yield at
-        at = (first, last)
-    if at is not None:
-        yield at
 
 
 def _endings(stem: str) -> Iterator[str]:

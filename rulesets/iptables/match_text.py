@@ -7,6 +7,7 @@ from rulesets.iptables.matches import ALL_PORTS, STATES, TCP_FLAGS
 from rulesets.iptables.words import quoted
 from rulesets.vocabulary import (
     AddressType,
+    Aside,
     Between,
     Comment,
     ConnDirection,
@@ -26,6 +27,7 @@ from rulesets.vocabulary import (
     NoSocket,
     NoTcpFlags,
     OfFamily,
+    OneOf,
     OtherProto,
     OutIface,
     Owner,
@@ -103,8 +105,8 @@ def module_of(match: Match) -> tuple[str, int]:
             return "socket", 0
         case SocketCgroup():
             return "cgroup", 0
-        case OfFamily() | InSet():
-            raise ModelError("iptables has no match for a family or a set of nftables'")
+        case OfFamily() | InSet() | OneOf() | Aside():
+            raise ModelError("iptables has no match for a family or a set of nftables', and counts once a rule")
         case Src() | Dst() | InIface() | OutIface() | Proto() | OtherProto() | Foreign():
             raise AssertionError("has an option of its own")
         case _:
@@ -170,7 +172,7 @@ def option_of(match: Match) -> str:
             return f"{no}--match-set {name} {','.join(ends)}"
         case Comment(text=text):
             return f"--comment {quoted(text)}"
-        case OfFamily() | InSet() | Foreign():
+        case OfFamily() | InSet() | OneOf() | Aside() | Foreign():
             raise AssertionError("refused before")
         case _:
             assert_never(match)

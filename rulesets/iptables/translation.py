@@ -49,11 +49,11 @@ def translate(ruleset: Ruleset, family: Family) -> Ruleset:
 
     Raises `ModelError`, which names the chain and the rule, for what iptables can't express.
     """
-    if ruleset.family is not None:
+    if ruleset.family is not None and ruleset.is_iptables:
         if ruleset.family is not family:
             raise ModelError(f"these are rules of {PROGRAMS[ruleset.family]}, not of {PROGRAMS[family]}")
         return ruleset
-    if ruleset.foreign or ruleset.regular:
+    if ruleset.theirs or ruleset.foreign or ruleset.regular:
         raise ModelError(f"table {ruleset.table!r} holds what Weir never writes")
     regular: list[RegularChain] = []
     jumps: dict[str, list[Rule]] = {}

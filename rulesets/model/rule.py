@@ -1,8 +1,9 @@
 """A rule, and what nft would refuse in one or list back in another form."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from rulesets.vocabulary import (
     CGROUP,
@@ -22,6 +23,7 @@ from rulesets.vocabulary import (
     ModelError,
     NoTcpFlags,
     OfFamily,
+    OneOf,
     OutIface,
     Ports,
     Proto,
@@ -43,6 +45,7 @@ from rulesets.vocabulary import (
 )
 
 SLUG = re.compile(r"[a-z][a-z0-9-]{0,62}")
+_T = TypeVar("_T")
 
 
 def implied_protocols(match: Match) -> tuple[Protocol, ...]:
@@ -56,6 +59,10 @@ def implied_protocols(match: Match) -> tuple[Protocol, ...]:
             return (Protocol.TCP,)
         case InSet(field=SetField.TCP_DST_PORT | SetField.DST_V4_TCP_DST_PORT | SetField.DST_V6_TCP_DST_PORT):
             return (Protocol.TCP,)
+        case OneOf(matches=matches, negate=negate):
+            found = _common(map(implied_protocols, matches))
+            # A field of a header implies its protocol either way; one that isn't a protocol implies none.
+            return () if negate and any(isinstance(each, Proto) for each in matches) else found
         case _:
             return ()
 
@@ -77,16 +84,29 @@ def implied_families(match: Match) -> tuple[Family, ...]:
             return (Family.IPV4,)
         case InSet(field=SetField.SRC_V6 | SetField.DST_V6 | SetField.DST_V6_TCP_DST_PORT):
             return (Family.IPV6,)
+        case OneOf(matches=matches, negate=negate):
+            stated = negate and any(isinstance(each, Proto | OfFamily) for each in matches)
+            return () if stated else _common(map(implied_families, matches))
         case _:
             return ()
 
 
+def _common(implied: Iterable[tuple[_T, ...]]) -> tuple[_T, ...]:
+    """Return what all imply, if they imply the same."""
+    every = set(implied)
+    return every.pop() if len(every) == 1 else ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Count:
-    """What a rule or chain has counted by itself. How much it was is not part of its identity."""
+    """What a rule or chain has counted by itself. How much it was is not part of its identity.
+
+    A rule of nft's that has no counter of its own `counts` nothing.
+    """
 
     packets: int = field(default=0, compare=False)
     bytes: int = field(default=0, compare=False)
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +114,9 @@ class Rule:
     """Matches, all of which must hold, and what then happens.
 
     `slug` is the reason for the rule: its comment in the kernel, the name of its counter, its line in a diff and its
-    label in metrics. It may be empty only in a rule that was parsed and holds something `Foreign`, and in one of
-    iptables'. Those have a `count`: they count by themselves, and what nft can't write may stand in them.
+    label in metrics. It may be empty only in a rule that was parsed and holds something `Foreign`, and in one that
+    others wrote, of iptables' or nft's. Those have a `count`: they count by themselves or not at all, and what Weir
+    never writes may stand in them.
     """
 
     slug: str
@@ -143,6 +164,8 @@ class Rule:
     @staticmethod
     def _refuse_match(match: Match) -> None:
         match match:
+            case InIface(by_index=True) | OutIface(by_index=True):
+                raise ModelError("an interface is asked for by its name: its number may become another's")
             case InIface(name=name) | OutIface(name=name):
                 if not INTERFACE.fullmatch(name):
                     raise ModelError(f"{name!r} names no interface, or none that nft can write")

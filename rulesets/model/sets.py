@@ -70,18 +70,25 @@ _COMMENT = re.compile(r"[ !#-\[\]-~]{0,128}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Set:
-    """A named set. `interval` sets hold networks and ranges, others single values; elements are kept sorted."""
+    """A named set. `interval` sets hold networks and ranges, others single values; elements are kept sorted.
+
+    Others' sets may have a `comment`, and a `size` that they don't grow beyond.
+    """
 
     name: str
     key: KeyType
     interval: bool
     elements: tuple[Element, ...] = ()
+    comment: str = ""
+    size: int | None = None
 
     def __post_init__(self) -> None:
         if self.key not in _KEYS:
             raise ModelError(f"set {self.name!r}: no set of type {self.key!r} is ever looked up")
         if self.interval and self.key in (IPV4_ADDR_PORT, IPV6_ADDR_PORT):
             raise ModelError(f"set {self.name!r}: a set of addresses with ports holds single ones")
+        if not _COMMENT.fullmatch(self.comment):
+            raise ModelError(f"set {self.name!r}: comment {self.comment!r} can't be quoted")
         object.__setattr__(self, "elements", tuple(sorted(self.elements, key=_element_order)))
         before = -1
         for element in self.elements:

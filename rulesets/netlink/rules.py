@@ -31,6 +31,7 @@ from rulesets.vocabulary import (
     ModelError,
     Network,
     OfFamily,
+    OneOf,
     OutIface,
     PacketMark,
     PortRange,
@@ -142,6 +143,8 @@ class _Writer:
                 self._need_protocol(Protocol.TCP)
                 self.add(e.payload_load(c.NFT_PAYLOAD_TRANSPORT_HEADER, *_TCP_FLAGS))
                 self.add(e.mask(_flags(among), bytes(1)), e.compare(operator, _flags(wanted)))
+            case OneOf():
+                raise ModelError(f"Weir never writes {match}")
             case Foreign():
                 raise AssertionError("refused before")
             case _:

@@ -23,8 +23,8 @@ from rulesets.model import (
     Set,
 )
 from rulesets.model.ruleset import OBJECT_NAME
+from rulesets.nft.read_json import Json
 from rulesets.nft.statements import Unknown, action_of, match_of
-from rulesets.nft.to_json import Json
 from rulesets.vocabulary import Action, ChainType, Foreign, Hook, InSet, Match, ModelError, Policy, PortRange
 
 _T = TypeVar("_T")
@@ -154,7 +154,7 @@ class _Reader:
         elements = body.get("elem", [])
         if not isinstance(elements, list):
             raise Unknown(elements)
-        read = tuple(_element(each) for each in elements)
+        read = tuple(element_of(each) for each in elements)
         name = _name(body)
         if name in self.sets:
             raise Unknown(name)
@@ -215,7 +215,8 @@ def _known(read: Callable[[Json], _T], expression: Json) -> _T | Foreign:
         return _foreign(expression)
 
 
-def _element(shown: object) -> Element:
+def element_of(shown: object) -> Element:
+    """Return an element of a set; raises `Unknown` (or what a wrong shape raises) where it has more than a comment."""
     comment = ""
     if isinstance(shown, dict) and "elem" in shown:
         body = shown["elem"]

@@ -1,10 +1,14 @@
 """What Weir reads and never writes, in nft's words; in parentheses, and not to be loaded, where nft has none for it."""
 
+import json
+import re
 from typing import assert_never
 
+from rulesets.model.ruleset import NFT_NAME
 from rulesets.vocabulary import (
     FULL_MASK,
     AddressType,
+    Aside,
     Between,
     Comment,
     ConnDirection,
@@ -39,6 +43,9 @@ from rulesets.vocabulary import (
 
 _KEY = {MarkOf.PACKET: "meta mark", MarkOf.CONNECTION: "ct mark"}
 _SIDE = {End.SOURCE: "s", End.DESTINATION: "d"}
+# What stands between quotes: nft has no escape for what would end it.
+_QUOTED = re.compile(r"[^\x00-\x1f\x7f-\x9f\"\u2028\u2029\ud800-\udfff]{0,128}")
+_WORD = re.compile(r"[a-z][a-z ]{0,40}")
 
 
 def match_text(match: ReadMatch) -> str:
@@ -54,9 +61,12 @@ def match_text(match: ReadMatch) -> str:
         case Between(end=end, first=first, last=last):
             return f"{'ip' if first.version == 4 else 'ip6'} {_SIDE[end]}addr {unequal}{first}-{last}"
         case AddressType(end=end, kinds=kinds):
-            return f"fib {_SIDE[end]}addr type {unequal}{{ {', '.join(kinds)} }}"
-        case ConnStates(states=states):
-            return f"ct state {unequal}{{ {', '.join(states)} }}"
+            listed = f"{{ {', '.join(kinds)} }}" if len(kinds) > 1 else kinds[0]
+            return f"fib {_SIDE[end]}addr type {unequal}{listed}"
+        case ConnStates(states=states, negate=negate):
+            if negate and len(states) > 1:  # a list would be one value that has all of their bits
+                return f"ct state != {{ {', '.join(states)} }}"
+            return f"ct state {unequal}{','.join(states)}"
         case ConnDirection(direction=direction):
             return f"ct direction {direction}"
         case SocketOwner(owner=owner, first=first_id, last=last_id, negate=negate):
@@ -73,6 +83,8 @@ def match_text(match: ReadMatch) -> str:
             return f"({unequal}ipset {name} {','.join(ends)})"
         case Comment(text=text):
             return f"({text})"
+        case Aside(statement=statement):
+            return _aside_text(statement)
         case _:
             assert_never(match)
 
@@ -98,7 +110,8 @@ def action_text(action: ReadAction) -> str:
             return " ".join(["masquerade", *(["random"] if random else []), *(["fully-random"] if fully else [])])
         case FlipMark(of=of, value=value, mask=mask):
             key = _KEY[of]
-            return f"{key} set {key} & {~mask & FULL_MASK:#x} ^ {value:#x}"
+            kept = f"{key} & {~mask & FULL_MASK:#x}" if mask else key
+            return f"{key} set {kept} ^ {value:#x}"
         case SaveMark(packet_mask=ours, connection_mask=theirs):
             return _copied(MarkOf.CONNECTION, theirs, MarkOf.PACKET, ours)
         case RestoreMark(packet_mask=ours, connection_mask=theirs):
@@ -111,7 +124,7 @@ def action_text(action: ReadAction) -> str:
             to = "" if address is None else str(address) if address.version == 4 else f"[{address}]"
             return f"(tproxy to {to}:{port}{'' if mark is None else f' mark {mark}'})"
         case RejectIcmp(code=code):
-            return f"(reject with {code})"
+            return f"reject with {code}" if " " in code else f"(reject with {code})"
         case _:
             assert_never(action)
 
@@ -119,5 +132,49 @@ def action_text(action: ReadAction) -> str:
 def _copied(to: MarkOf, changed: int, of: MarkOf, taken: int) -> str:
     if changed == taken == FULL_MASK:
         return f"{_KEY[to]} set {_KEY[of]}"
+    if changed == FULL_MASK:
+        return f"{_KEY[to]} set {_KEY[of]} & {taken:#x}"
     # nft refuses an operation whose right side isn't constant.
     return f"({_KEY[to]} set {_KEY[to]} & {~changed & FULL_MASK:#x} ^ ({_KEY[of]} & {taken:#x}))"
+
+
+def quoted(text: str) -> str | None:
+    """Return a text between quotes, or None where nft could not read it."""
+    return f'"{text}"' if _QUOTED.fullmatch(text) else None
+
+
+def _aside_text(statement: str) -> str:
+    """Return a statement that counts or logs, in nft's words as far as they are known."""
+    match json.loads(statement):
+        case {"counter": {"packets": int(packets), "bytes": int(size)}}:
+            return f"counter packets {packets} bytes {size}"
+        case {"counter": str(name)} if NFT_NAME.fullmatch(name):
+            return f'counter name "{name}"'
+        case {"continue": None}:
+            return "continue"
+        case {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": int(value)}}:
+            return f"meta nftrace set {value}"
+        case {"log": None}:
+            return "log"
+        case {"log": dict(told)} if (words := _log(told)) is not None:
+            return " ".join(["log", *words])
+        case _:
+            return f"({statement})"
+
+
+def _log(told: dict[str, object]) -> list[str] | None:
+    """Return what stands behind ``log``, or None where one of its settings isn't known."""
+    words: list[str] = []
+    for name, value in told.items():
+        match name, value:
+            case "prefix", str() if (prefix := quoted(value)) is not None:
+                words.insert(0, f"prefix {prefix}")
+            case (("level" | "flags"), str()) if _WORD.fullmatch(value):
+                words.append(f"{name} {value}")
+            case "flags", list() if all(isinstance(each, str) and _WORD.fullmatch(each) for each in value):
+                words += [f"flags {each}" for each in value]
+            case (("group" | "snaplen" | "queue-threshold"), int()):
+                words.append(f"{name} {value}")
+            case _:
+                return None
+    return words

@@ -6,7 +6,7 @@ to the same, and a masked test as a prefix where the mask's bits are the highest
 
 from ipaddress import ip_address, ip_network
 
-from rulesets.nft.to_json import CONNECTION_MARK, PACKET_MARK
+from rulesets.nft.read_json import CONNECTION_MARK, PACKET_MARK
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
@@ -48,6 +48,10 @@ from rulesets.vocabulary import (
 
 class Unknown(Exception):
     """A statement that Weir never writes."""
+
+
+# What a reader raises for a statement of the right kind and a wrong shape.
+MISSHAPEN = (Unknown, KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 def match_of(expression: dict[str, object]) -> Match:
@@ -102,7 +106,7 @@ def _compared_mark(left: dict[str, object], right: object, *, negate: bool) -> M
             mark = Mark(value, mask)
         case key, int(value):
             mark = Mark(value)
-        case key, {"prefix": {"addr": int(value), "len": int(length)}}:
+        case key, {"prefix": {"addr": int(value), "len": int(length)}} if 0 < length <= 32:
             mark = Mark(value, FULL_MASK << (32 - length) & FULL_MASK)
         case _:
             raise Unknown(left)
@@ -181,24 +185,25 @@ def _written_mark(key: dict[str, object], value: object) -> Mark:
     Every nest of ``&``, ``|`` and ``^`` with constants is ``(old & kept) ^ flipped`` (nft_bitwise, net/netfilter). It
     writes a masked value where it flips no bit that it keeps.
     """
-    kept, flipped = _bitwise(key, value)
+    kept, flipped = bitwise(key, value)
     if kept & flipped or kept == FULL_MASK:
         raise Unknown(value)
     return Mark(flipped, ~kept & FULL_MASK)
 
 
-def _bitwise(key: dict[str, object], value: object) -> tuple[int, int]:
+def bitwise(key: dict[str, object], value: object) -> tuple[int, int]:
+    """Return what an expression over the old mark keeps of it, and what it then turns over."""
     match value:
         case int():
             return 0, value
         case {"&": [inner, int(operand)]}:
-            kept, flipped = _bitwise(key, inner)
+            kept, flipped = bitwise(key, inner)
             return kept & operand, flipped & operand
         case {"|": [inner, int(operand)]}:
-            kept, flipped = _bitwise(key, inner)
+            kept, flipped = bitwise(key, inner)
             return kept & ~operand, flipped & ~operand | operand
         case {"^": [inner, int(operand)]}:
-            kept, flipped = _bitwise(key, inner)
+            kept, flipped = bitwise(key, inner)
             return kept, flipped ^ operand
         case _ if value == key:
             return FULL_MASK, 0

@@ -4,13 +4,15 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import assert_never
 
-from rulesets.model import AddressPort, AddressRange, Chain, Counter, Element, RegularChain, Rule, Ruleset, Set
-from rulesets.nft.read import action_text, match_text
+from rulesets.model import AddressPort, AddressRange, Chain, Count, Counter, Element, RegularChain, Rule, Ruleset, Set
+from rulesets.nft.read import action_text, match_text, quoted
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
     Action,
+    Comment,
     ConnMark,
+    Continue,
     CtZone,
     Dnat,
     Dst,
@@ -24,6 +26,7 @@ from rulesets.vocabulary import (
     Match,
     Network,
     OfFamily,
+    OneOf,
     OutIface,
     PacketMark,
     PortRange,
@@ -47,9 +50,20 @@ _ELEMENTS_A_LINE = 8
 
 
 def render(ruleset: Ruleset, *, flags: tuple[str, ...] = ()) -> str:
-    """Return the ``table`` block that adds the whole ruleset. `flags` are the table's, such as ``owner``."""
-    chains: tuple[Chain | RegularChain, ...] = (*ruleset.regular, *ruleset.chains)
-    return render_parts(ruleset.table, ruleset.counters, ruleset.sets, chains, flags=flags)
+    """Return the ``table`` block that adds the whole ruleset. `flags` are the table's, such as ``owner``.
+
+    What is foreign is shown in parentheses, which nft refuses. As JSON others' rulesets can be loaded whole.
+    """
+    chains = ruleset.ordered()
+    if not ruleset.theirs:
+        return render_parts(ruleset.table, ruleset.counters, ruleset.sets, chains, flags=flags)
+    lines = [f"table {ruleset.nft_family} {ruleset.table} {{"]
+    if flags or ruleset.flags:
+        lines.append(f"\tflags {','.join(flags or ruleset.flags)}")
+    lines += [f"\t{_remark(ruleset.comment)}"] if ruleset.comment else []
+    lines += [f"\t({each.verbatim})" for each in (*ruleset.objects, *ruleset.foreign)]
+    lines += _inside(ruleset.counters, ruleset.sets, chains)
+    return "\n".join([*lines, "}", ""])
 
 
 def render_parts(
@@ -64,12 +78,17 @@ def render_parts(
     lines = [f"table inet {table} {{"]
     if flags:
         lines.append(f"\tflags {','.join(flags)}")
-    lines += [f"\t{render_counter(each)}" for each in counters]
+    return "\n".join([*lines, *_inside(counters, sets, chains), "}", ""])
+
+
+def _inside(
+    counters: tuple[Counter, ...], sets: tuple[Set, ...], chains: tuple[Chain | RegularChain, ...]
+) -> Iterator[str]:
+    yield from (f"\t{render_counter(each)}" for each in counters)
     for each in sets:
-        lines += ["", *(f"\t{line}" for line in render_set(each))]
+        yield from ("", *(f"\t{line}" for line in render_set(each)))
     for chain in chains:
-        lines += ["", *(f"\t{line}" for line in render_chain(chain))]
-    return "\n".join([*lines, "}", ""])
+        yield from ("", *(f"\t{line}" for line in render_chain(chain)))
 
 
 def render_counter(counter: Counter) -> str:
@@ -84,6 +103,10 @@ def render_set(each: Set) -> Iterator[str]:
     yield f"\ttype {each.key}"
     if each.interval:
         yield "\tflags interval"
+    if each.size is not None:
+        yield f"\tsize {each.size}"
+    if each.comment:
+        yield f'\tcomment "{each.comment}"'
     if each.elements:
         shown = [render_element(element) for element in each.elements]
         rows = [", ".join(shown[at : at + _ELEMENTS_A_LINE]) for at in range(0, len(shown), _ELEMENTS_A_LINE)]
@@ -110,21 +133,45 @@ def render_element(element: Element) -> str:
 def render_chain(chain: Chain | RegularChain) -> Iterator[str]:
     """Yield the lines of a chain with its rules. Priorities are numbers: nft refuses their names on some hooks."""
     yield f"chain {chain.name} {{"
+    if chain.comment:
+        yield f"\t{_remark(chain.comment)}"
     if isinstance(chain, Chain):
         yield f"\ttype {chain.type} hook {chain.hook} priority {chain.priority}; policy {chain.policy};"
-    yield from (f"\t{render_rule(rule)}" for rule in chain.rules)
+    yield from (f"\t{render_rule(rule, counted=True)}" for rule in chain.rules)
     yield "}"
 
 
-def render_rule(rule: Rule) -> str:
+def render_rule(rule: Rule, *, counted: bool = False) -> str:
     """Return one rule: matches, its counter, the action, and the slug as its comment.
 
     A rule with something in parentheses can be shown but not loaded: nft has no words for it, or none that Weir knows.
+    `counted` shows what others' rules have counted, so that those that load it go on from there.
     """
-    own = () if rule.count is None else ("counter",)
-    counter = own if own or rule.foreign else (f'counter name "{rule.slug}"',)
-    comment = (f'comment "{rule.slug}"',) if rule.slug else ()
-    return " ".join([*map(render_match, rule.matches), *counter, _action(rule.action), *comment])
+    matches, comment = rule.matches, f'"{rule.slug}"' if rule.slug else None
+    if comment is None and matches and isinstance(matches[-1], Comment):
+        comment = quoted(matches[-1].text)
+        matches = matches[:-1] if comment else matches
+    words = [*map(render_match, matches), *_counter(rule, counted=counted)]
+    if rule.count is None or rule.action != Continue():
+        words.append(_action(rule.action))
+    return " ".join([*words, *([f"comment {comment}"] if comment else [])]) or "()"
+
+
+def _remark(text: str) -> str:
+    between = quoted(text)
+    return f"comment {between}" if between else f"(comment {text!r})"
+
+
+def _counter(rule: Rule, *, counted: bool) -> tuple[str, ...]:
+    match rule.count:
+        case None:
+            return () if rule.foreign else (f'counter name "{rule.slug}"',)
+        case Count(counts=False):
+            return ()
+        case Count(packets=packets, bytes=size) if counted and (packets or size):
+            return (f"counter packets {packets} bytes {size}",)
+        case _:
+            return ("counter",)
 
 
 def _network(network: Network) -> str:
@@ -165,10 +212,10 @@ def render_match(match: Match) -> str:
             return f"{protocol} sport {unequal}{ports}"
         case DstPort(protocol=protocol, ports=ports):
             return f"{protocol} dport {unequal}{ports}"
-        case InIface(name=name):
-            return f'iifname {unequal}"{name}"'
-        case OutIface(name=name):
-            return f'oifname {unequal}"{name}"'
+        case InIface(name=name, by_index=by_index):
+            return f'{"iif" if by_index else "iifname"} {unequal}"{name}"'
+        case OutIface(name=name, by_index=by_index):
+            return f'{"oif" if by_index else "oifname"} {unequal}"{name}"'
         case PacketMark(mark=mark):
             return _tested("meta mark", mark, unequal)
         case ConnMark(mark=mark):
@@ -188,6 +235,11 @@ def render_match(match: Match) -> str:
             return f"{field} {unequal}@{name}"
         case TcpFlags(among=among, set=wanted):
             return f"tcp flags & ({'|'.join(among)}) {unequal or '== '}{'|'.join(wanted)}"
+        case OneOf(matches=matches):
+            # Each is the field and one value; no value has a space.
+            parts = [render_match(each).rpartition(" ") for each in matches]
+            asked, values = parts[0][0].removesuffix(" =="), ", ".join(value for *_, value in parts)
+            return f"{asked} {unequal or ('== ' if '&' in asked else '')}{{ {values} }}"
         case Foreign(verbatim=verbatim):
             return f"({verbatim})"
         case _:

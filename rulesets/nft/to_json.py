@@ -4,13 +4,25 @@ import json
 from collections.abc import Iterator
 from typing import assert_never
 
-from rulesets.model import AddressPort, AddressRange, Chain, Element, Rule, Ruleset, Set
+from rulesets.model import AddressPort, AddressRange, Chain, Element, RegularChain, Rule, Ruleset, Set
 from rulesets.nft.read import action_text, match_text
+from rulesets.nft.read_json import (
+    CONNECTION_MARK,
+    PACKET_MARK,
+    Json,
+    action_json,
+    compared,
+    match_json,
+    payload,
+    ports_json,
+)
 from rulesets.vocabulary import (
     FULL_MASK,
     Accept,
     Action,
+    Comment,
     ConnMark,
+    Continue,
     CtZone,
     Dnat,
     Dst,
@@ -24,6 +36,7 @@ from rulesets.vocabulary import (
     Match,
     Network,
     OfFamily,
+    OneOf,
     OutIface,
     PacketMark,
     PortRange,
@@ -45,37 +58,54 @@ from rulesets.vocabulary import (
     family_of,
 )
 
-Json = dict[str, object]
-PACKET_MARK: Json = {"meta": {"key": "mark"}}
 _REPLIES: dict[RejectWith, Json] = {
     RejectWith.TCP_RESET: {"type": "tcp reset"},
     RejectWith.PORT_UNREACHABLE: {"type": "icmpx", "expr": "port-unreachable"},
 }
-CONNECTION_MARK: Json = {"ct": {"key": "mark"}}
 
 
 def render_json(ruleset: Ruleset) -> str:
-    """Return the whole ruleset as one JSON document, commands in the order in which nft must read them."""
+    """Return the whole ruleset as one JSON document, commands in the order in which nft must read them.
+
+    What was read from others' tables and has no variant stands there as it was listed.
+    """
     return json.dumps({"nftables": list(_objects(ruleset))}, indent=2) + "\n"
 
 
 def _objects(ruleset: Ruleset) -> Iterator[Json]:
-    place: Json = {"family": "inet", "table": ruleset.table}
-    yield {"table": {"family": "inet", "name": ruleset.table}}
+    place: Json = {"family": ruleset.nft_family, "table": ruleset.table}
+    more: Json = {"flags": list(ruleset.flags)} if ruleset.flags else {}
+    more |= {"comment": ruleset.comment} if ruleset.comment else {}
+    yield {"table": {"family": ruleset.nft_family, "name": ruleset.table, **more}}
     for counter in ruleset.counters:
         yield {"counter": {**place, "name": counter.name, "packets": counter.packets, "bytes": counter.bytes}}
+    chains = ruleset.ordered()
+    declared: list[Json] = [{"chain": {**place, **_chain(chain)}} for chain in chains]
+    if ruleset.theirs:
+        # The elements of a map may lead to chains.
+        yield from declared
+        yield from (json.loads(each.verbatim) for each in (*ruleset.objects, *ruleset.foreign))
     for each in ruleset.sets:
         yield {"set": {**place, **_set(each)}}
-    for chain in ruleset.chains:
-        yield {"chain": {**place, **_chain(chain)}}
-    for chain in ruleset.chains:
+    if not ruleset.theirs:
+        yield from declared
+    for chain in chains:
         for rule in chain.rules:
-            yield {"rule": {**place, "chain": chain.name, "comment": rule.slug, "expr": _rule(rule)}}
+            comment = _comment(rule)
+            shown: Json = {"comment": comment} if comment else {}
+            yield {"rule": {**place, "chain": chain.name, **shown, "expr": _rule(rule)}}
 
 
-def _chain(chain: Chain) -> Json:
-    at: Json = {"type": chain.type, "hook": chain.hook, "prio": chain.priority, "policy": chain.policy}
-    return {"name": chain.name, **at}
+def _chain(chain: Chain | RegularChain) -> Json:
+    named: Json = {"name": chain.name, **({"comment": chain.comment} if chain.comment else {})}
+    if isinstance(chain, RegularChain):
+        return named
+    return {**named, "type": chain.type, "hook": chain.hook, "prio": chain.priority, "policy": chain.policy}
+
+
+def _comment(rule: Rule) -> str:
+    last = rule.matches[-1] if rule.matches else None
+    return last.text if not rule.slug and isinstance(last, Comment) else rule.slug
 
 
 def _set(each: Set) -> Json:
@@ -83,6 +113,10 @@ def _set(each: Set) -> Json:
     shown: Json = {"name": each.name, "type": types[0] if len(types) == 1 else types}
     if each.interval:
         shown["flags"] = ["interval"]
+    if each.size is not None:
+        shown["size"] = each.size
+    if each.comment:
+        shown["comment"] = each.comment
     if each.elements:
         shown["elem"] = [_element(element) for element in each.elements]
     return shown
@@ -110,11 +144,25 @@ def _network(network: Network) -> object:
 
 
 def _rule(rule: Rule) -> list[Json]:
-    return [*map(_match, rule.matches), {"counter": rule.slug}, _action(rule.action)]
+    if rule.count is None:
+        return [*map(_match, rule.matches), {"counter": rule.slug}, _action(rule.action)]
+    count: list[Json] = []
+    if rule.count.counts:
+        count = [{"counter": {"packets": rule.count.packets, "bytes": rule.count.bytes}}]
+    matches = rule.matches[:-1] if rule.matches and isinstance(rule.matches[-1], Comment) else rule.matches
+    parts = [part for match in matches for part in _as_listed(match)]
+    return [*parts, *count, *(() if rule.action == Continue() else _as_listed(rule.action))]
 
 
-def _payload(protocol: str, field: str) -> Json:
-    return {"payload": {"protocol": protocol, "field": field}}
+def _as_listed(part: Match | Action) -> list[Json]:
+    """Return the statements of a part of others' rules; what is foreign is one or several, verbatim."""
+    if not isinstance(part, Foreign):
+        return [_match(part) if isinstance(part, Match) else _action(part)]
+    try:
+        said = json.loads(part.verbatim)
+    except ValueError:
+        return [{"foreign": part.verbatim}]
+    return said if isinstance(said, list) else [said]
 
 
 def _masked(key: Json, mark: Mark) -> Json:
@@ -125,12 +173,8 @@ def _ip(network: Network) -> str:
     return "ip" if network.version == 4 else "ip6"
 
 
-def _ports(ports: PortRange) -> object:
-    return ports.first if ports.first == ports.last else {"range": [ports.first, ports.last]}
-
-
 def _field(field: SetField) -> Json:
-    parts = [_payload(*part.split()) for part in field.split(" . ")]
+    parts = [payload(*part.split()) for part in field.split(" . ")]
     return parts[0] if len(parts) == 1 else {"concat": parts}
 
 
@@ -138,7 +182,7 @@ def _match(match: Match) -> Json:
     left: Json
     right: object
     if isinstance(match, ReadMatch):
-        return {"foreign": match_text(match)}
+        return match_json(match) or {"foreign": match_text(match)}
     operator = "!=" if getattr(match, "negate", False) else "=="
     match match:
         case OfFamily(family=family):
@@ -146,17 +190,17 @@ def _match(match: Match) -> Json:
         case Proto(protocol=protocol):
             left, right = {"meta": {"key": "l4proto"}}, protocol
         case Src(network=network):
-            left, right = _payload(_ip(network), "saddr"), _network(network)
+            left, right = payload(_ip(network), "saddr"), _network(network)
         case Dst(network=network):
-            left, right = _payload(_ip(network), "daddr"), _network(network)
+            left, right = payload(_ip(network), "daddr"), _network(network)
         case SrcPort(protocol=protocol, ports=ports):
-            left, right = _payload(protocol, "sport"), _ports(ports)
+            left, right = payload(protocol, "sport"), ports_json(ports)
         case DstPort(protocol=protocol, ports=ports):
-            left, right = _payload(protocol, "dport"), _ports(ports)
-        case InIface(name=name):
-            left, right = {"meta": {"key": "iifname"}}, name
-        case OutIface(name=name):
-            left, right = {"meta": {"key": "oifname"}}, name
+            left, right = payload(protocol, "dport"), ports_json(ports)
+        case InIface(name=name, by_index=by_index):
+            left, right = {"meta": {"key": "iif" if by_index else "iifname"}}, name
+        case OutIface(name=name, by_index=by_index):
+            left, right = {"meta": {"key": "oif" if by_index else "oifname"}}, name
         case PacketMark(mark=mark):
             left, right = _masked(PACKET_MARK, mark), mark.value
         case ConnMark(mark=mark):
@@ -173,12 +217,23 @@ def _match(match: Match) -> Json:
         case InSet(field=field, name=name):
             left, right = _field(field), f"@{name}"
         case TcpFlags(among=among, set=wanted):
-            left, right = {"&": [_payload("tcp", "flags"), _flags(among)]}, _flags(wanted)
+            left, right = {"&": [payload("tcp", "flags"), _flags(among)]}, _flags(wanted)
+        case OneOf(matches=matches):
+            sides = [_sides(_match(each)) for each in matches]
+            left, right = sides[0][0], {"set": [value for _, value in sides]}
         case Foreign(verbatim=verbatim):
             return {"foreign": verbatim}
         case _:
             assert_never(match)
-    return {"match": {"op": operator, "left": left, "right": right}}
+    return compared(left, right, operator)
+
+
+def _sides(statement: Json) -> tuple[Json, object]:
+    match statement:
+        case {"match": {"left": dict(left), "right": right}}:
+            return left, right
+        case _:
+            raise AssertionError("an anonymous set holds values of a field")
 
 
 def _flags(flags: tuple[str, ...]) -> object:
@@ -193,7 +248,7 @@ def _mangle(key: Json, mark: Mark) -> Json:
 
 def _action(action: Action) -> Json:
     if isinstance(action, ReadAction):
-        return {"foreign": action_text(action)}
+        return action_json(action) or {"foreign": action_text(action)}
     match action:
         case Accept():
             return {"accept": None}

@@ -21,6 +21,7 @@ from rulesets.vocabulary import (
     LocalSocket,
     Match,
     OfFamily,
+    OneOf,
     OutIface,
     PacketMark,
     PortRange,
@@ -57,6 +58,8 @@ def _applies(match: Match, packet: Packet) -> bool:
             return packet.state not in (ConnState.INVALID, ConnState.UNTRACKED)
         case InSet(field=field):
             return _key(field, packet) is not None
+        case OneOf(matches=matches):
+            return any(_applies(each, packet) for each in matches)
         case _:
             return True
 
@@ -98,6 +101,8 @@ def _found(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
             return key is not None and elements is not None and _contains(elements, key)
         case TcpFlags(among=among, set=wanted):
             return set(packet.tcp_flags) & set(among) == set(wanted)
+        case OneOf(matches=matches):
+            return any(holds(ruleset, each, packet, hook) for each in matches)
         case Foreign(verbatim=verbatim):
             raise Undecided(verbatim)
         case _:

@@ -8,6 +8,7 @@ from rulesets.vocabulary import (
     Address,
     AddressKind,
     AddressType,
+    Aside,
     Between,
     Comment,
     ConnDirection,
@@ -72,7 +73,7 @@ def found(match: ReadMatch, packet: Packet) -> bool:
             return not set(packet.tcp_flags) & set(among)
         case InIpset(name=name):
             raise Undecided(f"set {name!r}, whose elements no rule names")
-        case Comment():
+        case Comment() | Aside():
             return True
         case _:
             assert_never(match)

@@ -62,18 +62,23 @@ class DstPort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InIface:
-    """The packet came in by this interface; a trailing ``*`` matches any ending."""
+    """The packet came in by this interface; a trailing ``*`` matches any ending.
+
+    `by_index` is what others may ask: the number that the name stood for when the rule was loaded (``iif``).
+    """
 
     name: str
     negate: bool = False
+    by_index: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutIface:
-    """The packet leaves by this interface; a trailing ``*`` matches any ending."""
+    """The packet leaves by this interface; a trailing ``*`` matches any ending. `by_index` is as with `InIface`."""
 
     name: str
     negate: bool = False
+    by_index: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,7 +167,23 @@ class TcpFlags:
             raise ModelError(f"TCP flags {self.set} are none, or not among {self.among}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOf:
+    """One of several values of the same field: an anonymous set of nft's, which Weir reads and never writes.
+
+    None of `matches` is negated. Where none can hold, such as for addresses of the other family, the negation of all
+    doesn't either.
+    """
+
+    matches: tuple["Match", ...]
+    negate: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.matches or any(isinstance(each, OneOf) or getattr(each, "negate", False) for each in self.matches):
+            raise ModelError("an anonymous set holds values, and neither sets nor negations")
+
+
 Match = (
     OfFamily | Proto | Src | Dst | SrcPort | DstPort | InIface | OutIface | PacketMark | ConnMark
-    | SocketUser | SocketCgroup | LocalSocket | LocalAddress | InSet | TcpFlags | ReadMatch | Foreign
+    | SocketUser | SocketCgroup | LocalSocket | LocalAddress | InSet | TcpFlags | OneOf | ReadMatch | Foreign
 )  # fmt: skip

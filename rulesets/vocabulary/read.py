@@ -1,4 +1,4 @@
-"""What others' rules match and do, and Weir's own never: read, walked and compared, but not written as nftables.
+"""What others' rules match and do, and Weir's own never: read, walked and compared, but never put into the kernel.
 
 Where iptables means something else than nft by the same words, it is iptables' meaning that stands here.
 """
@@ -153,9 +153,16 @@ class Comment:
     text: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aside:
+    """Nothing is asked of the packet: nft counts or logs it on its way. `statement` is that, as nft's JSON has it."""
+
+    statement: str
+
+
 ReadMatch = (
     OtherProto | Ports | Between | AddressType | ConnStates | ConnDirection | SocketOwner | NoSocket | ReceivingSocket
-    | NoTcpFlags | InIpset | Comment
+    | NoTcpFlags | InIpset | Comment | Aside
 )  # fmt: skip
 
 
@@ -278,7 +285,10 @@ class Tproxy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RejectIcmp:
-    """The sender is told so by ICMP, with a code that `Reject` doesn't have, as iptables names it."""
+    """The sender is told so by ICMP, with a code that `Reject` doesn't have.
+
+    It is as iptables names it (``icmp-host-prohibited``), or in nft's two words (``icmp host-prohibited``).
+    """
 
     code: str
 
