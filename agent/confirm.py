@@ -12,6 +12,7 @@ import select
 import shlex
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from agent import report
 from agent.errors import Busy, TargetError, WeirError
+from agent.guards import guard_folder, guard_socket
 from agent.kernel import features, routing
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
@@ -32,11 +34,7 @@ from rulesets.diff import diff
 from rulesets.routing import RoutingPlan
 
 _KEPT, _UNDONE = "kept", "undone"
-
-
-def guard_socket(identity: Identity) -> Path:
-    """Return where the guard of a namespace listens."""
-    return run_directory() / "confirm" / f"{identity.device}-{identity.inode}.sock"
+_PATIENCE, _PAUSE = 30.0, 0.1  # seconds: for how long a guard tries to undo its change, and between two attempts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +90,8 @@ def start(target: Target, seconds: float) -> Guarded:
 def confirm(target: Target) -> None:
     """Keep what a guard holds in a target. Raises `TargetError` when there is none."""
     identity = identify(Netns(target.netns).file)
-    path = guard_socket(identity) if identity else run_directory() / "confirm" / "none.sock"
+    folder = run_directory()
+    path = guard_socket(folder, identity) if identity else guard_folder(folder) / "none.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as guard:
         try:
             guard.connect(str(path))
@@ -131,7 +130,7 @@ def _guard(target: Target, seconds: float, said: int) -> None:
     try:
         handle = Handle(Netns(target.netns), flags=_flags())
         identity = handle.netns.identity
-        with _only_guard(target, identity), _listening(guard_socket(identity)) as asked:
+        with _only_guard(target, identity), _listening(guard_socket(run_directory(), identity)) as asked:
             before = _restorable(target, handle)
             made = report.of_outcome(read_back(reconcile(target, handle, Records()), handle))
             _say(said, json.dumps(made.document()))
@@ -170,10 +169,23 @@ def _keep_or_undo(
                 asker.sendall(_KEPT.encode())
             _say(said, _KEPT)
         else:
-            _undo(target, handle, before)
+            _undo_at_last(target, handle, before)
             _say(said, _UNDONE)
     except WeirError as error:
         _say(said, json.dumps(f"{'keeping' if readable else 'undoing'} it failed: {error}"))
+
+
+def _undo_at_last(target: Target, handle: Handle, before: Observed) -> None:
+    """Undo, again and again while somebody is in the way: another Weir at work there, say. Raises `WeirError`."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _undo(target, handle, before)
+        except WeirError:
+            handle.netns.check()  # with the namespace all of it has gone
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_PAUSE)
 
 
 def _undo(target: Target, handle: Handle, before: Observed) -> None:
@@ -183,11 +195,12 @@ def _undo(target: Target, handle: Handle, before: Observed) -> None:
         if outcome.state is State.FAILED:
             raise WeirError(outcome.reason, hint=outcome.hint)
         return
-    handle.disown(target.table)
-    handle.apply(diff(handle.read(target.table), before.ruleset))
-    now = observe(handle, target)
-    with handle.inside():
-        routing.apply(RoutingPlan(actual=now.routing, desired=before.routing))
+    with Records().held(handle.netns.identity):
+        handle.disown(target.table)
+        handle.apply(diff(handle.read(target.table), before.ruleset))
+        now = observe(handle, target)
+        with handle.inside():
+            routing.apply(RoutingPlan(actual=now.routing, desired=before.routing))
 
 
 @contextlib.contextmanager
@@ -196,7 +209,7 @@ def _only_guard(target: Target, identity: Identity) -> Iterator[None]:
     with contextlib.ExitStack() as held:
         try:
             # Not found out by connecting to the socket, which would confirm.
-            held.enter_context(Records(run_directory() / "confirm").held(identity))
+            held.enter_context(Records(guard_folder(run_directory())).held(identity))
         except Busy:
             raise Busy(
                 f"target {target.name!r} (netns {target.netns!r}): a change waits to be confirmed already",

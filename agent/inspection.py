@@ -8,13 +8,16 @@ from dataclasses import dataclass
 
 from agent import enrol, streams
 from agent.comparison import Comparison, compare
+from agent.guards import is_guarded
+from agent.kernel import portid
 from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
 from agent.kernel.sockets import SocketDiag
 from agent.observed import Observed, in_words, observe
+from agent.rivals import summary
 from agent.state import Records, now
 from agent.streams import Stream
-from agent.targets import Absent, State, Target, TargetPlan
+from agent.targets import Absent, Rival, State, Target, TargetPlan
 from agent.words import counted
 from rulesets.model import Counter, Ruleset
 from rulesets.routing import RoutingPlan
@@ -31,7 +34,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """A target as it is. `kept` streams were open before enrolment, `captured` ones go through the proxy."""
+    """A target as it is. `kept` streams were open before enrolment, `captured` ones go through the proxy.
+
+    `rivals` are rules of others that take from what is wanted, or may, where they were looked for. `owner` says in
+    words whose the table is, where it is neither nobody's nor the daemon's.
+    """
 
     target: Target
     state: State
@@ -41,6 +48,8 @@ class Inspection:
     kept: tuple[Stream, ...]
     captured: tuple[Stream, ...]
     counters: tuple[Counter, ...]
+    rivals: tuple[Rival, ...] = ()
+    owner: str = ""
 
     @property
     def as_wanted(self) -> bool:
@@ -53,16 +62,35 @@ class Inspection:
         return not isinstance(self.target.wish, Absent) and self.as_wanted and self.state is not State.DRAINING
 
 
-def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
-    """Return what a target is like. Reads only. Raises `WeirError`."""
+def inspect(
+    target: Target, handle: Handle, records: Records, *, weigh: bool = False, keepers: frozenset[int] | None = None
+) -> Inspection:
+    """Return what a target is like. Reads only. Raises `WeirError`.
+
+    With `weigh` rules of others are looked at too, for which a program of iptables may be started. `keepers` are the
+    inodes of the daemon's sockets, so that its table isn't somebody else's; None is not to ask whose the table is.
+    """
     observed = observe(handle, target)
     compared = compare(target, observed)
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
         kept = streams.kept(diag, conntrack, compared.capture)
         captured = streams.captured(conntrack.flows(socket.IPPROTO_TCP), compared.capture)
     through = streams.through_proxy(captured, compared.capture)
-    checks = tuple(_checks(target, compared))
+    desired = compared.plan.rules.desired
+    found = _rivals(handle, desired) if weigh and desired is not None else ()
+    owner = (
+        "" if observed.ruleset is None or keepers is None else _owner(handle, observed.ruleset.table, records, keepers)
+    )
+    checks = tuple(_checks(target, compared, owner))
+    if weigh and desired is not None:
+        told = summary(found) or "no rule of others changes what is captured"
+        checks += (Check(name="rivals", holds=not any(each.certain for each in found), said=told),)
     state, reason = _state(target, observed, compared, checks)
+    if state in (State.UNCHANGED, State.DEGRADED):
+        # What doesn't hold has been said.
+        held_by = f"the table is owned by {owner}" if owner and not compared.plan.rules else ""
+        doubtful = summary(found) if not any(each.certain for each in found) else ""
+        reason = "; ".join(filter(None, (reason, held_by, doubtful)))
     record = records.read(handle.netns.identity, handle.cookie)
     if (
         observed.ruleset is not None
@@ -81,7 +109,27 @@ def inspect(target: Target, handle: Handle, records: Records) -> Inspection:
         kept=kept,
         captured=through,
         counters=_counters(handle, observed.ruleset),
+        rivals=found,
+        owner=owner,
     )
+
+
+def _rivals(handle: Handle, desired: Ruleset) -> tuple[Rival, ...]:
+    from agent.rivals.reading import rivals  # which brings the proofs with it
+
+    return rivals(handle, desired)
+
+
+def _owner(handle: Handle, table: str, records: Records, keepers: frozenset[int]) -> str:
+    port = handle.owner(table)
+    if not port:
+        return ""
+    with handle.inside():
+        if portid.inode_of(port) in keepers:
+            return ""
+        whose = portid.owner(port)
+    waits = is_guarded(records.directory, handle.netns.identity)
+    return f"{whose}, which holds it until `weir confirm`" if waits else whose
 
 
 def _counters(handle: Handle, ruleset: Ruleset | None) -> tuple[Counter, ...]:
@@ -89,17 +137,18 @@ def _counters(handle: Handle, ruleset: Ruleset | None) -> tuple[Counter, ...]:
     return tuple(sorted(handle.counters(ruleset.table), key=lambda each: each.name)) if ruleset else ()
 
 
-def _checks(target: Target, compared: Comparison) -> list[Check]:
+def _checks(target: Target, compared: Comparison, owner: str) -> list[Check]:
     rules, routing = compared.plan.rules, compared.plan.routing
+    owned = f"; the table is owned by {owner}" if owner else ""
     if isinstance(target.wish, Absent):
         return [
-            Check(name="rules", holds=not rules, said="still there" if rules else "gone"),
+            Check(name="rules", holds=not rules, said=f"still there{owned}" if rules else "gone"),
             Check(name="routes", holds=not routing, said="still there" if routing else "gone"),
         ]
     if rules.actual is None:
         said = f"there is no table inet {rules.table}"
     else:
-        said = counted(len(rules.changes()), "difference") if rules else "as wanted"
+        said = (counted(len(rules.changes()), "difference") if rules else "as wanted") + owned
     lacking = "; ".join(filter(None, (in_words(compared.closed), compared.missing)))
     return [
         Check(name="rules", holds=not rules, said=said),

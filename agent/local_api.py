@@ -79,7 +79,7 @@ def application(daemon: Daemon) -> "web.Application":
     async def guarded(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if _peer_user(request) not in (0, os.geteuid()):
+        if peer_user(request) not in (0, os.geteuid()):
             return web.json_response({"error": "this socket is for its owner and for root", "hint": ""}, status=403)
         try:
             return await handler(request)
@@ -112,7 +112,8 @@ def application(daemon: Daemon) -> "web.Application":
     return served
 
 
-def _peer_user(request: "web.Request") -> int:
+def peer_user(request: "web.Request") -> int:
+    """Return the user of the process at the other end, as the kernel knows it (unix(7)); -1 when it has gone."""
     transport = request.transport
     peer = transport.get_extra_info("socket") if transport else None
     if peer is None:
@@ -154,6 +155,16 @@ class Client:
             except OSError:
                 return False
         return True
+
+    def process(self) -> int:
+        """Return the daemon's process, as it is numbered here; 0 where none listens or it can't be seen from here."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            try:
+                probe.connect(str(self._path))
+                told = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _SO_PEERCRED.size)
+            except OSError:
+                return 0
+        return int(_SO_PEERCRED.unpack(told)[0])
 
     def status(self) -> dict[str, object]:
         """Return the daemon's status document."""

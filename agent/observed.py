@@ -56,11 +56,12 @@ class Unanswered:
     family: Family
 
 
-def observe(handle: Handle, target: Target) -> Observed:
-    """Read a namespace."""
+def observe(handle: Handle, target: Target, *, listeners: frozenset[Listener] | None = None) -> Observed:
+    """Read a namespace; who listens there only where that isn't known from a moment ago."""
     with handle.inside():
-        with SocketDiag() as diag:
-            listeners = diag.listening_ports()
+        if listeners is None:
+            with SocketDiag() as diag:
+                listeners = diag.listening_ports()
         # Of all tables where nothing is wanted; else of few, which costs the same however many routes there are.
         wanted = None if isinstance(target.wish, Absent) else target.wish.capture.route_table
         state, rules_and_routes = ipv6.state(), routing.read(wanted)

@@ -6,16 +6,18 @@ kernel's acknowledgement, for which a starting pod waits; `read_back` has libnft
 """
 
 import errno
+import shlex
 import time
 from dataclasses import replace
 
 from agent import enrol, streams
 from agent.comparison import compare
-from agent.errors import GenerationMoved, KernelError, WeirError
+from agent.errors import GenerationMoved, KernelError, TableHeld, WeirError
+from agent.guards import is_guarded
 from agent.kernel import routing
 from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
-from agent.kernel.sockets import SocketDiag
+from agent.kernel.sockets import Listener, SocketDiag
 from agent.observed import Observed, in_words, observe
 from agent.removal import Release, release
 from agent.state import Record, Records, now
@@ -39,19 +41,32 @@ def plan(target: Target, handle: Handle) -> TargetPlan:
     return compare(target, observe(handle, target)).plan
 
 
-def reconcile(target: Target, handle: Handle, records: Records) -> Outcome:
-    """Make the wish true, or say in words why it is not. Never raises a `WeirError`: it is the outcome's reason."""
+def reconcile(
+    target: Target, handle: Handle, records: Records, *, listeners: frozenset[Listener] | None = None
+) -> Outcome:
+    """Make the wish true, or say in words why it is not. Never raises a `WeirError`: it is the outcome's reason.
+
+    `listeners` is who listens there, where that has been looked up in this moment.
+    """
     started = time.monotonic()
     try:
         with records.held(handle.netns.identity):
-            outcome = _pass(target, handle, records)
+            outcome = _pass(target, handle, records, listeners)
     except WeirError as error:
-        outcome = Outcome(target=target, state=State.FAILED, reason=str(error), hint=error.hint)
+        guarded = isinstance(error, TableHeld) and is_guarded(records.directory, handle.netns.identity)
+        hint = confirming(target) if guarded else error.hint
+        outcome = Outcome(target=target, state=State.FAILED, reason=str(error), hint=hint)
     except OSError as error:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             raise
         outcome = Outcome(target=target, state=State.FAILED, reason=error.strerror or str(error), hint=_MORE_FILES)
     return replace(outcome, seconds=time.monotonic() - started)
+
+
+def confirming(target: Target) -> str:
+    """Return what to do about a change of a target that waits to be confirmed."""
+    keep = f"`weir confirm --netns {shlex.quote(target.netns)}` keeps it"
+    return f"a change of `weir apply --confirm` waits there: {keep}; else wait until it is undone"
 
 
 def read_back(outcome: Outcome, handle: Handle) -> Outcome:
@@ -75,12 +90,12 @@ def to_be_read_back(outcome: Outcome) -> bool:
     return bool(outcome.plan) and outcome.state in (State.APPLIED, State.DEGRADED) and outcome.read_back is None
 
 
-def _pass(target: Target, handle: Handle, records: Records) -> Outcome:
+def _pass(target: Target, handle: Handle, records: Records, listeners: frozenset[Listener] | None) -> Outcome:
     for _ in range(_ATTEMPTS):
         try:
             match target.wish:
                 case Captured(capture=capture):
-                    return _capture(target, capture, handle, records)
+                    return _capture(target, capture, handle, records, listeners)
                 case Absent(drain=drain):
                     return _release(target, drain, handle, records)
         except GenerationMoved as error:
@@ -88,8 +103,10 @@ def _pass(target: Target, handle: Handle, records: Records) -> Outcome:
     raise moved
 
 
-def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) -> Outcome:
-    observed = observe(handle, target)
+def _capture(
+    target: Target, wanted: Capture, handle: Handle, records: Records, listeners: frozenset[Listener] | None
+) -> Outcome:
+    observed = observe(handle, target, listeners=listeners)
     compared = compare(target, observed)
     capture, change, closed = compared.capture, compared.plan, compared.closed
     awaited = compared.awaited(steady=enrol.is_steady(observed.ruleset))
@@ -114,8 +131,8 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         record = _with_kept(record, _kept_streams(capture, handle, record))
     if record != known:
         records.write(handle.netns.identity, record)
-    if not change.rules:
-        handle.hold(pod.build(capture, table=target.table))  # what was just written is held already
+    # What was just written is held already.
+    taken_over = not change.rules and handle.hold(pod.build(capture, table=target.table))
     troubles = [*compared.left_out, *filter(None, (in_words(closed), compared.missing))]
     state = State.DEGRADED if troubles else State.APPLIED if change else State.UNCHANGED
     return Outcome(
@@ -125,6 +142,7 @@ def _capture(target: Target, wanted: Capture, handle: Handle, records: Records) 
         plan=change,
         captured=compared.whole,
         kept=record.kept,
+        taken_over=taken_over,
         again=None if record.kept_until is None or not record.kept else max(0.0, record.kept_until - now()),
     )
 

@@ -7,8 +7,8 @@ which both ends see as an error; then nothing is left.
 
 from dataclasses import dataclass
 
-from agent import streams
-from agent.errors import FeatureMissing
+from agent import enrol, streams
+from agent.errors import FeatureMissing, NotAsWritten
 from agent.kernel import routing
 from agent.kernel.conntrack import Conntrack
 from agent.kernel.handle import Handle
@@ -43,13 +43,17 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
     """Take one step towards an empty namespace; call again until it is done.
 
     `patient` leaves captured streams alone; otherwise they are ended now. Every step can be repeated after a kill.
+    What was written is read back. Raises `KernelError`, `NotAsWritten` among it.
     """
     with handle.inside(), SocketDiag() as diag, Conntrack() as conntrack:
         ended = 0
         if actual is not None:
             draining = pod.build(capture, stage=Stage.DRAINING, table=table)
-            handle.apply(diff(actual, draining))
+            step = diff(actual, draining)
+            handle.apply(step)
             handle.hold(draining)
+            if step and patient:  # nobody waits for it, as a starting pod does
+                enrol.verify(handle, draining)
             flows = conntrack.flows()
             streams.forget_dns(conntrack, flows)
             left = streams.captured(flows, capture)
@@ -62,5 +66,8 @@ def release(handle: Handle, capture: Capture, actual: Ruleset | None, table: str
             streams.forget_captured(conntrack, flows, capture)
             streams.forget_kept(diag, conntrack, capture)
             handle.apply(diff(draining, None))
+            if handle.read(table) is not None:
+                said = "the table is there again: somebody else has made it"
+                raise NotAsWritten(statement=f"nft delete table inet {table}", said=said)
         routing.apply(RoutingPlan(actual=routing.read(), desired=NO_ROUTING))
         return Release(ended=ended)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from agent.errors import WeirError
-from agent.targets import Outcome, State, Target, TargetPlan
+from agent.targets import Outcome, Rival, State, Target, TargetPlan
 
 if TYPE_CHECKING:  # what it takes to look into a kernel is not needed to say what was seen
     from agent.inspection import Inspection
@@ -18,7 +18,9 @@ class Report:
     """One target. `changes` are lines as a diff writes them; `seconds` is what it took.
 
     `kept` lists the streams that stay outside and `draining` those that a release waits for, where they were looked at;
-    the counts are always given. `checks` are name, result and words; `counters` are rule, packets and bytes.
+    the counts are always given. `checks` are name, result and words; `counters` are rule, packets and bytes. `rivals`
+    are rules of others that take captured traffic, or may; `owner` is whose the table is, where it is neither nobody's
+    nor the daemon's.
     """
 
     target: str
@@ -35,12 +37,15 @@ class Report:
     captured_count: int = 0
     checks: tuple[tuple[str, bool, str], ...] = ()
     counters: tuple[tuple[str, int, int], ...] = ()
+    rivals: tuple[Rival, ...] = ()
+    owner: str = ""
 
     def document(self) -> dict[str, object]:
         """Return the report as JSON can hold it."""
         checks = [{"check": name, "holds": holds, "said": said} for name, holds, said in self.checks]
         counters = [{"rule": name, "packets": packets, "bytes": size} for name, packets, size in self.counters]
-        return {**asdict(self), "state": str(self.state), "checks": checks, "counters": counters}
+        rivals = [{"certain": each.certain, **asdict(each)} for each in self.rivals]
+        return {**asdict(self), "state": str(self.state), "checks": checks, "counters": counters, "rivals": rivals}
 
 
 def changes(plan: TargetPlan | None) -> tuple[str, ...]:
@@ -61,6 +66,7 @@ def of_outcome(outcome: Outcome) -> Report:
         seconds=outcome.seconds,
         kept_count=outcome.kept,
         captured_count=outcome.draining,
+        rivals=outcome.rivals,
     )
 
 
@@ -84,6 +90,8 @@ def of_inspection(inspection: "Inspection") -> Report:
         captured_count=len(inspection.captured),
         checks=tuple((each.name, each.holds, each.said) for each in inspection.checks),
         counters=_counted(inspection.counters),
+        rivals=inspection.rivals,
+        owner=inspection.owner,
     )
 
 

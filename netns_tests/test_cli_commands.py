@@ -100,7 +100,7 @@ def test_a_whole_life(world: World, pod: Host, weir: Command, proxy: Proxy) -> N
     verified = weir.json("verify", *here)
     assert (verified.code, verified.target["captured"]) == (0, True)
     assert {each["check"]: each["holds"] for each in verified.target["checks"]} == dict.fromkeys(
-        ("rules", "routes", "proxy", "families"), True
+        ("rules", "routes", "proxy", "families", "rivals"), True
     )
     counted = {each["rule"]: each["packets"] for each in weir.json("status", *here).target["counters"]}
     assert counted["outbound-redirect"] >= 2

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel.netns import identify
+from agent.state import Records
 from netns_tests.command import Command, Session
 from netns_tests.enrolling import kernel_state, slow
 from netns_tests.proxy import Proxy
@@ -85,6 +87,25 @@ def test_it_is_undone_when_nobody_confirms(pod: Host, weir: Command) -> None:
     assert done.out.splitlines()[-1] == "undone: it was not confirmed in time"
     assert "press Enter" not in done.out  # nobody is there to press it
     assert kernel_state(pod) == before
+
+
+@pytest.mark.parametrize("before", ["nothing", "rules"])
+def test_another_weir_at_work_only_delays_the_undoing(pod: Host, weir: Command, before: str) -> None:
+    if before == "rules":
+        assert weir("apply", "--netns", pod.name, "--set", "exclude_outbound_ports=[25]").code == 0
+    state, identity = kernel_state(pod), identify(pod.path)
+    assert identity is not None
+    with weir.started(*asked(pod, 2)) as applying:
+        assert applying.stdout is not None
+        assert applying.stdout.readline().startswith("applied ")
+        changed = kernel_state(pod)
+        with Records(weir.directory).held(identity):
+            time.sleep(4)  # its time is over by then
+            assert kernel_state(pod) == changed, "nothing is written under another's lock"
+        out, err = applying.communicate(timeout=slow(20))
+    assert (applying.returncode, err) == (1, "")
+    assert out.splitlines()[-1] == "undone: it was not confirmed in time"
+    assert sorted(kernel_state(pod).splitlines()) == sorted(state.splitlines())
 
 
 def test_the_rules_from_before_come_back(pod: Host, weir: Command) -> None:

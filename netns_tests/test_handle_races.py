@@ -13,8 +13,8 @@ import pytest
 
 from agent.errors import GenerationMoved, TableHeld
 from agent.kernel import batches
-from agent.kernel import handle as handles
 from agent.kernel.handle import Handle
+from agent.kernel.known import after
 from agent.kernel.netns import Netns
 from agent.targets import State
 from netns_tests.enrolling import Weir, kernel_state
@@ -234,13 +234,13 @@ TEXTS = [
 def test_a_table_that_goes_with_its_owner_is_missed_although_no_generation_moves(
     namespace: Namespace,
 ) -> None:
-    for after in (signal.SIGKILL, signal.SIGTERM):
+    for killed in (signal.SIGKILL, signal.SIGTERM):
         handle = Handle(Netns(namespace.name))
         body = "add chain inet weir-pod theirs { type filter hook input priority 0; }"
         with owner_of(namespace, "owner", body) as process:
             assert handle.look(POD_TABLE) is not None
             generation = handle.generation()
-            process.send_signal(after)
+            process.send_signal(killed)
             process.wait()
             eventually(lambda: "weir-pod" not in tables(namespace), "the table goes with its owner")
         assert handle.generation() == generation
@@ -289,6 +289,6 @@ def test_an_ignored_hold_leaves_nothing_known_that_is_not_so(namespace: Namespac
 
 
 def test_the_generation_after_the_last_is_one() -> None:
-    assert handles._after(1) == 2
-    assert handles._after(2**32 - 2) == 2**32 - 1
-    assert handles._after(2**32 - 1) == 1
+    assert after(1) == 2
+    assert after(2**32 - 2) == 2**32 - 1
+    assert after(2**32 - 1) == 1

@@ -128,6 +128,7 @@ def test_nobody_else_can_change_a_table_that_a_daemon_owns(world: World, pod: Ho
     kept(daemon)
     assert rules(pod) == before
     assert daemon.metrics()["weir_changes_total", ()] == changes, "there was nothing to repair"
+    assert daemon.metrics()["weir_tables_taken_over_total", ()] == 0, "it was nobody's before"
 
 
 @pytest.mark.timeout(300)
@@ -196,6 +197,8 @@ def test_a_table_of_a_command_is_taken_over_without_a_gap(world: World, pod: Hos
             reader.check()
             kept(daemon.start())
             assert flags(pod) == OWNED
+            metrics = daemon.metrics()
+            assert (metrics["weir_tables_taken_over_total", ()], metrics["weir_changes_total", ()]) == (1, 0)
             reader.check()
             running.more(10)
             daemon.end()

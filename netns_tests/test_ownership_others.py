@@ -101,6 +101,7 @@ def test_a_daemon_names_the_owner_and_captures_when_that_is_gone(
         daemon.start()
         assert daemon.state("t0") == "failed"
         named(daemon.target("t0")["reason"], pod, owner.pid, comm(owner.pid))
+        assert "weir confirm" not in daemon.target("t0")["hint"]
         assert kernel_state(pod) == before
         if ends == "killed":
             owner.send_signal(signal.SIGKILL)
@@ -167,6 +168,11 @@ def test_a_guard_that_waits_is_named_to_a_daemon_which_captures_once_it_is_confi
         daemon.start()
         daemon.eventually(lambda: daemon.state("t0") == "failed", "the guard is in the way")
         named(daemon.target("t0")["reason"], pod, int(guard), comm(guard))
+        assert f"`weir confirm --netns {pod.name}` keeps it" in daemon.target("t0")["hint"]
+        owner = weir.json("status", "--netns", pod.name).target["owner"]
+        assert (
+            owner == f"process {guard} ({comm(guard)}), netlink port {whose(pod)}, which holds it until `weir confirm`"
+        )
         assert weir("confirm", "--netns", pod.name).code == 0
         daemon.eventually(lambda: flags(pod) == OWNED, "it is the daemon's")
     kept(daemon)

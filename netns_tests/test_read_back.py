@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.kernel.handle import Handle
+from agent.kernel.netns import Netns
 from agent.reconcile import read_back, reconcile
 from agent.targets import Captured, State, Target
 from netns_tests.daemon import PROXY, Daemon, listening, rules, targets
 from netns_tests.enrolling import Weir, capture
 from netns_tests.namespace import Namespace
+from rulesets.diff import Plan
 
 WISH = {"when_proxy_absent": "capture"}
 
@@ -91,5 +94,75 @@ def test_a_daemon_that_reads_back_something_else_says_so_counts_it_and_repairs_i
         daemon.eventually(lambda: rules(namespace) == clean, "it is repaired")
         daemon.eventually(lambda: daemon.state("t0") == "unchanged", "and said to be so")
         assert "the rules are not what was written" in daemon.log
+    for each in opened:
+        each.close()
+
+
+class Meddled(Handle):
+    """A handle beside which somebody else writes: a script, right after each change that leads to such a table."""
+
+    __slots__ = ("script", "where")
+    script: str
+    where: Namespace
+
+    def apply(self, plan: Plan) -> None:
+        super().apply(plan)
+        if plan and (plan.desired is None) == ("add table" in self.script):
+            self.where.nft(self.script)
+
+
+@pytest.mark.parametrize(
+    ("script", "drain", "said"),
+    [
+        ("insert rule inet weir-pod mangle-out tcp dport 25 accept", 60.0, "chain mangle-out\n  - tcp dport 25 "),
+        ("add table inet weir-pod", 0.0, "the table is there again"),
+    ],
+    ids=["draining", "removed"],
+)
+def test_a_release_is_read_back(namespace: Namespace, tmp_path: Path, script: str, drain: float, said: str) -> None:
+    with Weir(namespace, tmp_path) as weir:
+        assert weir.capture(**WISH).state is State.DEGRADED
+        weir.handle.close()
+        meddled = weir.call(Meddled, Netns(namespace.name))
+        meddled.script, meddled.where = script, namespace
+        weir.handle = meddled
+        outcome = weir.remove(drain)
+        assert outcome.state is State.FAILED
+        assert said in outcome.reason
+        meddled.close()
+        weir.handle = weir.call(Handle, Netns(namespace.name))
+        assert weir.remove().state is State.REMOVED
+        assert "weir" not in namespace.command("nft", "list", "ruleset")
+
+
+_FAULTY = """
+import os, nftables
+carry_out = nftables.Nftables.cmd
+
+def cmd(self, command):
+    if command.startswith("list") and os.path.exists(os.path.join(os.path.dirname(__file__), "fault")):
+        raise RuntimeError("a bug")
+    return carry_out(self, command)
+
+nftables.Nftables.cmd = cmd
+"""
+
+
+def test_a_bug_in_reading_back_ends_no_slot(namespace: Namespace, tmp_path: Path) -> None:
+    folder = tmp_path / "faulty"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_FAULTY)
+    (folder / "fault").touch()
+    opened = listening(namespace, *PROXY)
+    environment = {"PYTHONPATH": str(folder)}
+    with Daemon(tmp_path, targets([namespace]), "--no-own", environment=environment) as daemon:
+        daemon.start()
+        daemon.eventually(lambda: "RuntimeError: a bug" in daemon.log, "it is told")
+        daemon.eventually(lambda: daemon.metrics()["weir_read_backs_total", ("false",)] == 1, "and counted")
+        (folder / "fault").unlink()
+        daemon.eventually(lambda: daemon.state("t0") == "unchanged", "it goes on")
+        clean = rules(namespace)
+        namespace.nft("delete table inet weir-pod")
+        daemon.eventually(lambda: rules(namespace) == clean, "and repairs")
     for each in opened:
         each.close()

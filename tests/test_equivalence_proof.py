@@ -8,7 +8,7 @@ import pytest
 
 from rulesets import pod
 from rulesets.capture import Capture
-from rulesets.equivalence import Differs, Equal, Unknown, What, prove, taken
+from rulesets.equivalence import Differs, Equal, Unknown, What, prove
 from rulesets.equivalence.proof import explained, follow, kinds
 from rulesets.model import Chain, Count, Counter, Rule, Ruleset
 from rulesets.vocabulary import (
@@ -16,7 +16,6 @@ from rulesets.vocabulary import (
     Action,
     ChainType,
     Dnat,
-    Drop,
     Dst,
     DstPort,
     Foreign,
@@ -233,39 +232,6 @@ def test_a_rule_for_each_of_a_thousand_networks_equals_one_for_all() -> None:
     assert len(rules) > 1000
     chains = tuple(replace(each, rules=tuple(rules)) if each.name == "nat-out" else each for each in ours.chains)
     assert isinstance(prove(ours, replace(ours, chains=chains)), Equal)
-
-
-def test_an_earlier_chain_that_takes_packets_is_found() -> None:
-    ours = scenarios.load("dual-stack").ruleset
-    theirs = table(chain(rule("docker", port(8080), action=Dnat(port=80)), priority=-110))
-    found = taken(theirs, ours)
-    assert found is not None
-    assert found.witness.first.destination_port == 8080
-    assert (found.a_decided.rule, found.b_decided.rule) != (None, None)
-    assert str(found.b_decided) == "nat-110: docker"
-
-
-def test_a_chain_that_takes_nothing_is_left_alone() -> None:
-    ours = scenarios.load("dual-stack").ruleset
-    later = table(chain(rule("docker", port(8080), action=Dnat(port=80)), priority=-100))
-    other = table(chain(rule("marks", port(8080), action=SetMark(mark=Mark(0x8000, 0x8000))), priority=-110))
-    assert taken(later, ours) is None
-    assert taken(other, ours) is None
-
-
-def test_a_mark_that_makes_ours_let_it_pass_takes_it() -> None:
-    ours = scenarios.load("dual-stack").ruleset
-    marking = table(chain(rule("m", port(8080), action=SetMark(mark=Mark(0x539))), kind=ChainType.ROUTE, priority=-150))
-    found = taken(marking, ours)
-    assert found is not None
-    assert str(found.b_decided) == "nat-out: outbound-from-proxy"
-
-
-def test_dropping_on_the_way_takes_it_too() -> None:
-    dropping = Rule(slug="", matches=(port(8080),), action=Drop(), count=Count())
-    found = taken(table(chain(dropping, kind=ChainType.FILTER, priority=-300)), scenarios.load("dual-stack").ruleset)
-    assert found is not None
-    assert found.what is What.FATE
 
 
 def test_only_names_of_wanted_differences_can_be_expected() -> None:

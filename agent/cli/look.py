@@ -128,11 +128,17 @@ def verify(
     settings: Settings = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Check that targets are captured: their rules, their routes, the proxy's ports, their address families."""
+    """Check that targets are captured: their rules, their routes, the proxy's ports, their address families.
+
+    Rivals are rules of others that are met before Weir's and take traffic that is to be captured, each with a packet
+    that it takes: then the target isn't wholly captured. Where nobody can tell whether one does, that is shown and
+    changes nothing. Whatever stands before Weir's chains is read, iptables' rules of both flavours among it; where
+    there is nothing of iptables, none of its programs is started.
+    """
     from agent.cli import show
 
     need_root("verify")
-    reports = inspected(targets(names, netns, file, settings))
+    reports = inspected(targets(names, netns, file, settings), weigh=True)
     missing = [each for each in reports if not each.captured]
     if output is Output.JSON:
         show.as_json(reports)
@@ -142,6 +148,7 @@ def verify(
             word, of = "captured" if each.captured else "", len(each.checks)
             show.line(each, word, f"{holding} of {of} checks hold" if of else "")
             show.checks(each)
+            show.rivals(each)
         without_proxy = [each for each in missing if any(name == "proxy" and not ok for name, ok, _ in each.checks)]
         if without_proxy:
             some = ", ".join(map(show.name, without_proxy[:3])) + (", ..." if len(without_proxy) > 3 else "")
@@ -150,6 +157,10 @@ def verify(
         if differing:
             again = pasted(_meant(differing, netns), netns=bool(netns), file=file, settings=settings)
             show.hint(f"`weir diff {again}` shows what is missing")
+        if any(rival.certain for each in missing for rival in each.rivals):
+            show.hint(
+                "take those rules away or put them behind Weir's (after -100), or leave what they take uncaptured"
+            )
     raise typer.Exit(2 if any(map(failed, reports)) else bool(missing))
 
 
@@ -159,11 +170,11 @@ def status(
     file: File = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show how targets stand: state and reason, streams kept outside, streams that a release waits for.
+    """Show how targets stand: state and reason, streams outside, streams that a release waits for, rivals.
 
     What is shown is observed now in the kernel; a running daemon adds why it waits or fails. Without a file and a
     target, the targets of the running daemon are shown. OUTSIDE counts the streams that were open before the target
-    was captured and stay outside, CAPTURED those that go through the proxy.
+    was captured and stay outside, CAPTURED those that go through the proxy. Rivals are as in `weir verify`.
     """
     from agent.cli import show
     from agent.local_api import Client
@@ -171,7 +182,7 @@ def status(
     need_root("status")
     client = Client()
     daemon = client.status() if client.is_there() else None
-    reports = tuple(_explained(each, daemon) for each in inspected(targets(names, netns, file, None)))
+    reports = tuple(_explained(each, daemon) for each in inspected(targets(names, netns, file, None), weigh=True))
     if output is Output.JSON:
         show.as_json(reports, daemon=daemon)
     else:
@@ -179,30 +190,36 @@ def status(
         print(f"{good} of {len(reports)} targets captured; {_daemon_words(daemon)}")
         show.table(reports)
         for each in reports:
+            show.rivals(each)
             show.streams(each)
         for each in filter(failed, reports):
             show.line(each)
     raise typer.Exit(2 if any(map(failed, reports)) else 0)
 
 
-def inspected(chosen: "tuple[Target, ...]") -> "tuple[Report, ...]":
-    """Look at targets, and return a report of each; one that can't be looked at has failed."""
+def inspected(chosen: "tuple[Target, ...]", *, weigh: bool = False) -> "tuple[Report, ...]":
+    """Look at targets, and return a report of each; one that can't be looked at has failed. `weigh`: at rivals too."""
+    from functools import partial
+
     from agent import report
     from agent.cli.kernel import with_handles
+    from agent.kernel import portid
+    from agent.local_api import Client
 
+    keepers = portid.sockets_of(Client().process()) if weigh else None
     return tuple(
         report.of_error(target, found) if isinstance(found, WeirError) else found
-        for target, found in with_handles(chosen, look)
+        for target, found in with_handles(chosen, partial(look, weigh=weigh, keepers=keepers))
     )
 
 
-def look(target: "Target", handle: "Handle") -> "Report":
-    """Look at a target once, in a worker. Raises `WeirError`."""
+def look(target: "Target", handle: "Handle", *, weigh: bool = False, keepers: frozenset[int] | None = None) -> "Report":
+    """Look at a target once, in a worker; `weigh` and `keepers` are those of `inspect`. Raises `WeirError`."""
     from agent import report
     from agent.inspection import inspect
     from agent.state import Records
 
-    return report.of_inspection(inspect(target, handle, Records()))
+    return report.of_inspection(inspect(target, handle, Records(), weigh=weigh, keepers=keepers))
 
 
 def failed(report: "Report") -> bool:

@@ -14,6 +14,7 @@ from agent.targets import State
 from agent.words import counted
 
 MOST_STREAMS = 20
+MOST_RIVALS = 10
 _LONGEST_NAME = 80  # a name of the file has 63 at most; a path may have thousands
 _COLOURS = {
     State.UNCHANGED: "green",
@@ -75,6 +76,22 @@ def checks(report: Report) -> None:
     for check, holds, said in report.checks:
         mark = _painted("ok " if holds else "not", "green" if holds else "red", sys.stdout)
         print(f"  {mark} {check:<9} {clean(said)}")
+
+
+def rivals(report: Report) -> None:
+    """Print the rules of others that take captured traffic, or may; one alone is in the reason already."""
+    if len(report.rivals) < 2:
+        return
+    for verb, some in (
+        ("changed by rules of others", [each for each in report.rivals if each.certain]),
+        ("perhaps changed by rules of others", [each for each in report.rivals if not each.certain]),
+    ):
+        if some:
+            print(f"{name(report)}: {verb}")
+            for each in some[:MOST_RIVALS]:
+                print(clean(f"  {each}"))
+            if len(some) > MOST_RIVALS:
+                print(f"  and {len(some) - MOST_RIVALS} more; --output json lists all")
 
 
 def streams(report: Report) -> None:

@@ -219,7 +219,8 @@ class _Run:
         if outcome.state is State.DRAINING and before is not None and before[0] is State.DRAINING:
             return  # its time runs down; how many streams are left is a metric
         # The look that follows a change says nothing new; the next change does.
-        settled = outcome.state is State.UNCHANGED and not isinstance(outcome.target.wish, Absent)
+        captured = not isinstance(outcome.target.wish, Absent)
+        settled = outcome.state is State.UNCHANGED and captured and not outcome.rivals
         if before == said or (settled and before is not None and before[0] is State.APPLIED):
             return
         self._log(outcome)

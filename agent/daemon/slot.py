@@ -11,6 +11,7 @@ from dataclasses import replace
 from agent.daemon import pace
 from agent.daemon.bell import Bell
 from agent.daemon.threads import Threads
+from agent.daemon.weighing import Weighing
 from agent.daemon.work import listeners_of, make_pass, opened
 from agent.errors import NamespaceMissing, NotANamespace, WeirError
 from agent.kernel.handle import Handle
@@ -18,7 +19,7 @@ from agent.kernel.netns import Identity, Netns, identify
 from agent.kernel.sockets import Listener
 from agent.reconcile import read_back, to_be_read_back
 from agent.state import Records
-from agent.targets import Absent, Outcome, State, Target
+from agent.targets import Absent, Outcome, State, Target, TargetPlan
 from rulesets.model import Counter
 
 log = logging.getLogger("weir")
@@ -44,6 +45,7 @@ class Slot:
         "_read_back",
         "_records",
         "_resync",
+        "_rivals",
         "_threads",
         "_wake",
         "answered",
@@ -83,6 +85,7 @@ class Slot:
         self._flags = flags
         self._records = records
         self._resync = resync
+        self._rivals = Weighing()
         self._holders = holders
         self._done = done
         self._read_back = read_back
@@ -126,11 +129,12 @@ class Slot:
 
     async def count(self) -> None:
         """Read the counters of the rules now."""
-        handle, self.counted = self._handle, time.monotonic()
+        handle, began = self._handle, time.monotonic()
         if handle is not None:
             with contextlib.suppress(WeirError):  # it was closed in this moment, or the next pass says what is wrong
                 read = await self._threads.work(handle.counters, self.target.table)
                 self.counters = read if handle is self._handle else ()
+        self.counted = began  # what a scrape had no time for is the first that the next one reads
 
     async def run(self) -> None:
         """Keep the target until it retires, or until cancelled: then what is open goes with the process."""
@@ -139,7 +143,7 @@ class Slot:
                 self._wake.silence()
                 self._hurry.silence()
                 asked, target = self.asked, self.target
-                outcome = await self._look(target)
+                looked = outcome = self._rivals.noted(await self._look(target))
                 self._alike = self._alike + 1 if self.outcome and self.outcome.state is outcome.state else 1
                 outcome = self._take_note(outcome)
                 if isinstance(target.wish, Absent) and outcome.state in (State.REMOVED, State.UNCHANGED):
@@ -149,6 +153,8 @@ class Slot:
                 self.answered = asked
                 self._done(self)
                 outcome = await self._witnessed(outcome)
+                await self._weigh(outcome, looked.plan)
+                del looked  # its plan would be most of the memory while the slot rests
                 if asked == self.asked and not self.retired:
                     await self._rest(outcome)
         finally:
@@ -198,6 +204,12 @@ class Slot:
         self._read_back(self)
         return outcome
 
+    async def _weigh(self, outcome: Outcome, plan: TargetPlan | None) -> None:
+        """Look at what others' rules take of the target; where that has changed, the next pass says so."""
+        ours = plan.rules.desired if plan is not None else None
+        if await self._rivals.weigh(outcome, ours, self._handle, self._threads):
+            self._wake.ring()
+
     def _give_way(self, target: Target, holder: "Slot") -> Outcome:
         """Return what becomes of a target whose namespace another one has open, by another name."""
         said = f"netns = {target.netns!r}: is the namespace of target {holder.target.name!r} too"
@@ -228,6 +240,7 @@ class Slot:
         await self._hurry.heard_within(pace.REST)
         loop, is_open = asyncio.get_running_loop(), self._handle is not None
         pause = pace.pause(outcome, alike=self._alike, resync=self._resync, is_open=is_open)
+        pause = pause if self._rivals.due is None else min(pause, self._rivals.due)
         pass_at = loop.time() + pause - pace.REST
         while not self._wake.rung and (left := pass_at - loop.time()) > 0:
             look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open)

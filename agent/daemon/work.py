@@ -1,5 +1,6 @@
 """What a target's slot has done in a worker thread."""
 
+import os
 from functools import lru_cache
 
 from agent.kernel.handle import Handle
@@ -34,5 +35,12 @@ def opened(netns: str, flags: tuple[str, ...] | None) -> Handle:
 
 
 def make_pass(target: Target, handle: Handle, records: Records) -> tuple[frozenset[Listener], Outcome]:
-    """Make one pass; return who listened before it, and its outcome."""
-    return listeners_of(handle), reconcile(target, handle, records)
+    """Make one pass, with a migration before it where one is wanted; return who listened before it, and its outcome."""
+    listeners = listeners_of(handle)
+    if target.migrate or os.path.isdir(f"{records.directory}/migrations"):
+        from agent.migration.unasked import migrated  # which brings the proofs with it, and few targets need them
+
+        unable = migrated(target, handle, records)
+        if unable is not None:
+            return listeners, unable
+    return listeners, reconcile(target, handle, records, listeners=listeners)

@@ -11,11 +11,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 from agent.errors import AnswerLost, GenerationMoved, KernelError, TableHeld
 from agent.kernel import batches, portid, tablequery
+from agent.kernel.known import Known, after, alike, one_of
 from agent.kernel.netns import Netns, OpenNetns
 from agent.kernel.nftables import Tables, binding
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
@@ -25,16 +25,7 @@ from rulesets.model import Counter, Ruleset
 from rulesets.netlink import ORPHAN, OWNED, encode
 
 _OWNER_ONLY = ("owner",)
-_LAST_GENERATION = 2**32 - 1
 _ATTEMPTS = 5  # to write while others change tables of theirs
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a table was when the namespace's rules were at a generation."""
-
-    generation: int
-    ruleset: Ruleset | None
 
 
 class Handle:
@@ -56,7 +47,7 @@ class Handle:
         self._lock = threading.RLock()
         self._netlink: RawNetlink | None = None
         self._kept: Tables | None = None
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
         self._subscriptions: tuple[socket.socket, ...] = ()
         try:
             with self.netns.entered():
@@ -92,7 +83,7 @@ class Handle:
             if state is not None and "owner" in state.flags and "persist" not in state.flags:
                 self._known.pop(table, None)
             else:
-                self._known[table] = _Known(generation, _one_of(found))
+                self._known[table] = Known(generation, one_of(found))
             return found
 
     def _witness(self) -> Tables:
@@ -120,7 +111,7 @@ class Handle:
                 state = tablequery.table_state(netlink, table)
                 # Others have changed theirs; ours nobody else can.
                 owned = state is not None and state.owner == netlink.port
-                known = _Known(generation, known.ruleset) if owned else None
+                known = Known(generation, known.ruleset) if owned else None
                 if known is not None:
                     self._known[table] = known
             return self.read(table) if known is None else known.ruleset
@@ -141,25 +132,26 @@ class Handle:
             if plan:
                 self._write(plan)
 
-    def hold(self, ruleset: Ruleset) -> None:
-        """Have a table that is as wanted owned, where this handle's flags ask for it and it isn't so yet.
+    def hold(self, ruleset: Ruleset) -> bool:
+        """Have a table that is as wanted owned, where this handle's flags ask for it; tell whether it wasn't so yet.
 
         Rules and counters go on. Raises as `apply` does.
         """
         with self._lock:
             if self._flags != OWNED:
-                return
+                return False
             self.netns.check()
             netlink = self._open(f"nft list table inet {ruleset.table}")
             state = tablequery.table_state(netlink, ruleset.table)
             if state is None or state.owner == netlink.port:
-                return
+                return False
             if state.owner:
                 # Where it is owned as this handle would own it, there is nothing to send that the kernel would refuse.
                 held = TableHeld(statement=f"nft add table inet {ruleset.table}", said="EPERM")
                 raise self._named(held, ruleset.table, state)
             self._write(Plan(actual=ruleset, desired=ruleset))
             self._known.pop(ruleset.table, None)  # no plan tells of this change: the next look is libnftables'
+            return True
 
     def disown(self, table: str) -> None:
         """Turn a table that would go with this handle into one that stays, in one transaction."""
@@ -169,6 +161,18 @@ class Handle:
             found = self.read(table)
             if found is not None:
                 self._write(Plan(actual=found, desired=found))
+
+    def owner(self, table: str) -> int:
+        """Return the port id of the socket that owns our table, where it is another one than this handle's; else 0."""
+        with self._lock:
+            netlink = self._open(f"nft list table inet {table}")
+            state = tablequery.table_state(netlink, table)
+            return state.owner if state is not None and state.owner != netlink.port else 0
+
+    def base_chains(self) -> tuple[tablequery.BaseChain, ...]:
+        """Return the chains that the kernel calls in the namespace, whosever they are."""
+        with self._lock:
+            return tablequery.base_chains(self._open("nft list chains"))
 
     def generation(self) -> int:
         """Return the number of the namespace's ruleset: it changes with every change, of any table."""
@@ -189,11 +193,11 @@ class Handle:
             return self._send(plan, None)
         for _ in range(_ATTEMPTS):
             known = self._known.get(plan.table)
-            looked_at = known is not None and _alike(known.ruleset, plan.actual)
+            looked_at = known is not None and alike(known.ruleset, plan.actual)
             try:
                 return self._send(plan, known.generation if known is not None and looked_at else None)
             except GenerationMoved:
-                if not _alike(self.look(plan.table), plan.actual):
+                if not alike(self.look(plan.table), plan.actual):
                     raise
         return self._send(plan, None)
 
@@ -224,19 +228,16 @@ class Handle:
         except TableHeld as held:
             raise self._named(held, plan.table, tablequery.table_state(netlink, plan.table)) from None
         if generation is not None and wanted != _OWNER_ONLY:
-            self._known[plan.table] = _Known(_after(generation), plan.desired)
+            self._known[plan.table] = Known(after(generation), plan.desired)
 
     def _named(self, held: TableHeld, table: str, state: tablequery.TableState | None) -> TableHeld:
         """Return the error with whose the table is."""
         if state is None or not state.owner:
             return held
         with self.netns.entered():
-            holders = portid.processes_of(state.owner)
-        whose = " and ".join(map(str, holders)) or "a process that can't be looked at"
-        return TableHeld(
-            statement=held.statement,
-            said=f"{held.said.partition(':')[0]}: table inet {table} is owned by {whose}, netlink port {state.owner}",
-        )
+            whose = portid.owner(state.owner)
+        said = f"{held.said.partition(':')[0]}: table inet {table} is owned by {whose}"
+        return TableHeld(statement=held.statement, said=said)
 
     def subscribe(self) -> tuple[socket.socket, ...]:
         """Return sockets that become readable when rules, routes or interfaces of the namespace change.
@@ -261,27 +262,6 @@ class Handle:
                     held.close()
             self._netlink = self._kept = None
             self.netns.close()
-
-
-def _after(generation: int) -> int:
-    """Return the generation that a commit leads to: zero is left out (nf_tables_api.c, nf_tables_commit)."""
-    return generation + 1 if generation != _LAST_GENERATION else 1
-
-
-def _alike(one: Ruleset | None, other: Ruleset | None) -> bool:
-    """Tell whether two readings are of the same: what is foreign equals nothing, not even itself read again."""
-    return one == other or (one is not None and other is not None and _listed(one) == _listed(other))
-
-
-def _listed(ruleset: Ruleset) -> str:
-    counters = tuple(Counter(name=each.name) for each in ruleset.counters)
-    return repr(dataclasses.replace(ruleset, counters=counters))
-
-
-@lru_cache(maxsize=128)
-def _one_of(ruleset: Ruleset | None) -> Ruleset | None:
-    """Return the first that was seen of equal rulesets: like namespaces keep one in memory, not one each."""
-    return ruleset
 
 
 @cache

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from agent.kernel.rawnetlink import NETLINK_NETFILTER
@@ -25,23 +26,43 @@ class Process:
         return f"process {self.number} ({self.name})"
 
 
-def processes_of(port: int) -> tuple[Process, ...]:
-    """Return the processes that hold the netfilter socket with this port id in the calling thread's namespace.
+def owner(port: int) -> str:
+    """Return in words whose netfilter socket has this port id in the calling thread's namespace.
 
-    None is found where the process can't be looked at: it is another user's, or in another tree of processes. It reads
-    all of /proc, so it is for errors only.
+    Where the process can't be looked at, since it is another user's or in another tree of processes, that is said. All
+    of /proc is read for it, once for each socket.
     """
-    inode = _inode(port)
-    return tuple(_holders(f"socket:[{inode}]")) if inode else ()
+    holders = _processes_of(inode_of(port))
+    whose = " and ".join(map(str, holders)) or "a process that can't be looked at"
+    return f"{whose}, netlink port {port}"
 
 
-def _inode(port: int) -> int:
+def inode_of(port: int) -> int:
+    """Return the inode of the netfilter socket with this port id in the calling thread's namespace; 0 for none."""
     # Columns: sk, Eth (the protocol), Pid (the port id), Groups, Rmem, Wmem, Dump, Locks, Drops, Inode.
     for line in _SOCKETS.read_text(encoding="ascii").splitlines()[1:]:
         columns = line.split()
         if (int(columns[1]), int(columns[2])) == (NETLINK_NETFILTER, port):
             return int(columns[9])
     return 0
+
+
+def sockets_of(process: int) -> frozenset[int]:
+    """Return the inodes of a process's open sockets; none where it can't be looked at."""
+    folder, found = Path("/proc", str(process), "fd"), set()
+    with contextlib.suppress(OSError):
+        for each in os.listdir(folder):
+            with contextlib.suppress(OSError):  # closed in this moment
+                kind, _, inode = os.readlink(folder / each).partition(":")
+                if kind == "socket":
+                    found.add(int(inode.strip("[]")))
+    return frozenset(found)
+
+
+@lru_cache(maxsize=64)
+def _processes_of(inode: int) -> tuple[Process, ...]:
+    """Return who has a socket open. Whoever tries again and again to get what another one owns asks once."""
+    return tuple(_holders(f"socket:[{inode}]")) if inode else ()
 
 
 def _holders(link: str) -> Iterator[Process]:

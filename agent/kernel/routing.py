@@ -172,7 +172,7 @@ def _refuse_table_of_others(plan: RoutingPlan) -> None:
             raise RouteTableTaken(
                 statement=f"{'ip' if each.family is Family.IPV4 else 'ip -6'} route show table {each.table}",
                 said=f"route table {each.table} holds routes that aren't Weir's (protocol {each.protocol})",
-                hint="let route_table name a table that nobody uses",
+                hint="let route_table name a table that nobody uses; `weir migrate` takes over another agent's",
             )
 
 
@@ -229,7 +229,7 @@ def _refusal(statement: str, code: int, said: str) -> KernelError:
         return RouteTableTaken(
             statement=statement,
             said="the same is there already, of somebody else or of another Weir",
-            hint="let rule_priority and route_table be numbers that nobody uses",
+            hint="let rule_priority and route_table be free numbers; `weir migrate` takes over another agent's",
         )
     hint = "bring up lo: `ip link set lo up`" if code == errno.ENETDOWN else ""
     return KernelError(statement=statement, said=said, hint=hint)

@@ -31,6 +31,11 @@ class Metrics:
             ["equal"],
             registry=self.registry,
         )
+        self._taken_over = Counter(
+            "weir_tables_taken_over",
+            "Tables of nobody that were as wanted, and were taken over.",
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "weir_pass_seconds", "Time that a pass over a target took.", registry=self.registry, buckets=_PASS_SECONDS
         )
@@ -46,6 +51,7 @@ class Metrics:
         """Count a pass that has ended."""
         self._passes.labels(state=outcome.state).inc()
         self._seconds.observe(outcome.seconds)
+        self._taken_over.inc(outcome.taken_over)
         if outcome.plan and outcome.state in (State.APPLIED, State.DEGRADED, State.REMOVED):
             self._changes.inc()
 
@@ -83,6 +89,11 @@ class _Targets(Collector):
         draining = GaugeMetricFamily(
             "weir_target_draining_streams", "Captured streams that a release waits for.", labels=["target"]
         )
+        rivals = GaugeMetricFamily(
+            "weir_target_rivals",
+            "Rules of others that take captured traffic from a target (certain) or may, when last looked at.",
+            labels=["target", "certain"],
+        )
         packets = CounterMetricFamily(
             "weir_rule_packets", "Packets that a rule has matched, when last read.", labels=["target", "rule"]
         )
@@ -95,9 +106,12 @@ class _Targets(Collector):
             name = each.target.name
             if isinstance(each.target.wish, Captured):
                 captured.add_metric([name], each.captured)
+                certain = sum(rival.certain for rival in each.rivals)
+                rivals.add_metric([name, "true"], certain)
+                rivals.add_metric([name, "false"], len(each.rivals) - certain)
             kept.add_metric([name], each.kept)
             draining.add_metric([name], each.draining)
             for counter in counters:
                 packets.add_metric([name, counter.name], counter.packets)
                 size.add_metric([name, counter.name], counter.bytes)
-        yield from (captured, kept, draining, packets, size)
+        yield from (captured, kept, draining, rivals, packets, size)

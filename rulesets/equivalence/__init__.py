@@ -4,6 +4,7 @@ Not a sample: the header space is cut at every boundary that either side mention
 every cell is gone through on both sides, with the connections that begin in it. In the order of the work:
 
     mentions, atoms, marks  what rules ask of each field, and the values that none of them tells apart
+    anonymous               the sets of addresses that stand in a rule
     space, possible         the variables of one kind of packets, and what they can't be, with the reasons
     diagrams                functions of these variables, equal when they are one object
     conditions, effects     a match as such a function, and what an action makes of a packet
@@ -18,7 +19,7 @@ from rulesets.equivalence.proof import Decided, Difference, Differs, Equal, Proo
 from rulesets.equivalence.sameness import What
 from rulesets.equivalence.space import Kind, Way
 from rulesets.equivalence.story import Moment
-from rulesets.equivalence.taking import taken
+from rulesets.equivalence.taking import Taken, Takings, taken
 from rulesets.equivalence.wanted import WANTED, Wanted
 from rulesets.equivalence.witness import Witness
 
@@ -32,6 +33,8 @@ __all__ = [
     "Moment",
     "Proof",
     "Side",
+    "Taken",
+    "Takings",
     "Unknown",
     "Wanted",
     "Way",
