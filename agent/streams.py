@@ -6,7 +6,7 @@ Functions act in the calling thread's namespace.
 
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from agent.errors import FeatureMissing
@@ -15,7 +15,7 @@ from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState, e
 from agent.place import Place, outgoing
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
-from rulesets.vocabulary import Address
+from rulesets.vocabulary import Address, Family, family_of
 
 # How long an entry that we make waits for the stream's next segment, which then starts the kernel's own time-out: that
 # one's default, in seconds (nf_conntrack_proto_tcp.c, TCP_CONNTRACK_ESTABLISHED).
@@ -140,15 +140,21 @@ def forget_stale(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> No
             conntrack.delete(flow)
 
 
-def keep_open_streams(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
+def keep_open_streams(
+    diag: SocketDiag,
+    conntrack: Conntrack,
+    capture: Capture,
+    rules: Ruleset,
+    families: Collection[Family] = tuple(Family),
+) -> None:
     """Make connection tracking know every direct stream, so that rules without a SYN match leave it alone.
 
     Those that `rules` would capture if they began now get the mark of kept streams. A captured stream gets no entry:
     without one it is redirected again, with one it would be sent out in plain. But what the proxy dialled in a client's
-    name is not translated, and known by its mark alone.
+    name is not translated, and known by its mark alone. Streams of other families than these are left alone.
     """
     place = Place(diag, capture)
-    for each in place.open:
+    for each in (one for one in place.open if family_of(one.local) in families):
         if place.dialled(each):
             conntrack.create_established(
                 place.original(each), mark=capture.connection_mark.value, timeout=ENTRY_TIMEOUT

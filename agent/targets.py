@@ -35,11 +35,15 @@ Wish = Captured | Absent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One namespace and the wish for it. `netns` is as written: NAME, a path, ``pid:N``, or ``host``."""
+    """One namespace and the wish for it. `netns` is as written: NAME, a path, ``pid:N``, or ``host``.
+
+    `migrate`: a daemon is to put Weir's rules in the place of another agent's that it finds there.
+    """
 
     name: str
     netns: str
     wish: Wish
+    migrate: bool = False
 
     @property
     def table(self) -> str:
@@ -75,6 +79,34 @@ class TargetPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rival:
+    """A rule of somebody else's that is met before Weir's, and takes traffic from these, or may.
+
+    `place` says whose it is and where it stands, `rule` is its text. `packet` is the plainest that it takes, `fate`
+    what becomes of that, both in words. `why` says why nobody can tell whether it takes any; empty where it does.
+    """
+
+    place: str
+    rule: str = ""
+    packet: str = ""
+    fate: str = ""
+    why: str = ""
+
+    @property
+    def certain(self) -> bool:
+        """Whether it takes the packet."""
+        return not self.why
+
+    def __str__(self) -> str:
+        by = f"{self.place}: {self.rule}" if self.rule else self.place
+        return (
+            f"{self.packet} {self.fate}, by {by}"
+            if self.certain
+            else f"{self.packet or 'any packet'}, by {by} ({self.why})"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a reconcile came to. `reason` is in words, for every state; `hint` says what to do where there is something.
 
@@ -83,6 +115,8 @@ class Outcome:
     outside although the namespace is captured, `draining` those that are still captured although it is to be
     released. `again` is the time in seconds after which there is something to do without anything changing.
     `read_back`: whether libnftables lists just what was written; None where nothing was, or nobody has looked yet.
+    `taken_over`: the table was as wanted and nobody's, and is the daemon's from this pass on. `rivals` are rules of
+    others that take from what is to be captured, or may, as they were when last looked at.
     """
 
     target: Target
@@ -96,3 +130,5 @@ class Outcome:
     draining: int = 0
     again: float | None = None
     read_back: bool | None = None
+    taken_over: bool = False
+    rivals: tuple[Rival, ...] = ()

@@ -30,6 +30,9 @@ SENTENCES = (
     "the daemon's /metrics show the same numbers",
     "the captured download image.iso has come to its own end",
     "nothing is left in pod2",
+    "its rules bring pod1's requests to the proxy",
+    "the download model.bin goes on, still by the proxy",
+    "not a rule or chain is left in iptables",
     "namespaces, processes and files of the demo are gone again",
     "claims were made, and each was checked",
 )

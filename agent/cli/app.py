@@ -7,7 +7,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from agent.cli import compare, look, waiting, write
+from agent.cli import compare, look, migrate, waiting, write
 from agent.cli import daemon as daemon_command
 from agent.cli.failing import tell
 from agent.cli.manual import Group
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (look, compare, waiting, write, daemon_command):
+for module in (look, compare, waiting, write, migrate, daemon_command):
     module.register(app)
 
 

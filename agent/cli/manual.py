@@ -17,11 +17,12 @@ GENERAL_CODES = {
     "2": _ERROR,
     "130": "interrupted (Ctrl-C)",
 }
+_MANIFESTS = "Kubernetes manifests instead; TARGET is then a workload, such as deployment/shop/web"
 _REPORTS = '{"targets": [REPORT, ...]}'
 _REPORT = (
     "REPORT: target, netns, state (unchanged, applied, removed, waiting, draining, degraded, failed), reason,"
     " hint, captured, changes, seconds, kept, kept_count, draining, captured_count, checks (check, holds, said),"
-    " counters (rule, packets, bytes)"
+    " counters (rule, packets, bytes), rivals (certain, place, rule, packet, fate, why), owner"
 )
 
 
@@ -51,31 +52,41 @@ class Page:
 PAGES = {
     "render": Page(
         short="Print the rules a target is to have",
-        targets=_TARGETS,
+        targets={**_TARGETS, "-f MANIFESTS": _MANIFESTS},
         examples={
             "weir render web": "the rules of the target web, as nft's text",
             "weir render --set dns=false": "the rules of a capture, without a file or a namespace",
             "weir render --set 'exclude_outbound_networks=[\"10.0.0.0/8\"]' --format json": "as `nft -j -f` loads it",
+            "weir render -f manifests/": "which workloads would be captured and why, and the rules of their pods",
+            "weir render -f - -n shop": "behind `helm template ... |` or `kustomize build ... |`",
         },
-        codes={"0": "printed", "2": _ERROR},
-        document='{"targets": [{"target": NAME, "netns": WHERE, "rules": {"nftables": [...]}}, ...]}',
+        codes={"0": "printed", "2": f"{_ERROR}; of manifests, all that can't be read"},
+        document='{"targets": [{"target": NAME, "netns": WHERE, "rules": {"nftables": [...]}}, ...]}\n'
+        'Of manifests: {"manifests": 1, "workloads": [{"workload", "file", "document", "line", "state": "captured",'
+        ' "outside", "unknown" (nobody says what labels the namespace has) or "unreadable", "reason", "notes",'
+        ' "rules": a number or null}, ...], "rules": [{"nftables": [...]}, ...], "others": {KIND: NUMBER}, "errors":'
+        ' [{"file", "document", "line", "workload", "error"}, ...]}',
     ),
     "diff": Page(
         short="Show what apply would change; change nothing",
-        targets=_TARGETS,
+        targets={**_TARGETS, "-f OLD -f NEW": f"{_MANIFESTS}; or what `weir render` printed of them as JSON"},
         examples={
             "weir diff": "every target of /etc/weir/weir.toml",
             "weir diff --netns web --set dns=false": "one namespace, with the file's defaults and one setting",
             "weir diff --file new.toml web db": "two targets of another file",
+            "weir diff -f main/manifests -f manifests": "a gate for CI: does this change what is captured?",
+            "weir diff -f captured.json -f manifests": "the same against a saved `weir render -f ... -o json`",
         },
-        codes={"0": "nothing would change", "1": "something would", "2": _ERROR},
-        document=f"{_REPORTS}; what would change is in changes.\n{_REPORT}",
+        codes={"0": "nothing would change", "1": "something would", "2": f"{_ERROR}; manifests of NEW can't be read"},
+        document='Of manifests: {"differences": [{"workload", "old" and "new": {"state", "reason"} or null, "changes"},'
+        ' ...], "compared", "old_errors", "errors"}.\n'
+        f"{_REPORTS}; what would change is in changes.\n{_REPORT}",
     ),
     "verify": Page(
         short="Check that targets are captured",
         targets=_TARGETS,
         examples={
-            "weir verify": "every target of the file: rules, routes, the proxy's ports, families",
+            "weir verify": "every target of the file: rules, routes, the proxy's ports, families, rivals",
             "weir verify --netns pid:4711": "the namespace of a process",
         },
         codes={"0": "all are captured", "1": "one is not, or not wholly", "2": _ERROR},
@@ -103,6 +114,8 @@ PAGES = {
                 "mark-bits-kept": "A reply's packet mark keeps the bits outside the mask; a restore takes all from the"
                 " connection.",
                 "ingress-mark": "A packet that gets the proxy's mark on its way in doesn't mark its connection.",
+                "redirected-mark": "A packet that first bears the proxy's mark on a redirected connection doesn't mark"
+                " it.",
                 "family-refused": "A family that isn't captured is refused rather than let past the proxy.",
             }
         },
@@ -169,6 +182,24 @@ PAGES = {
         examples={"weir confirm --netns host": "from any login, before the time is over"},
         codes={"0": "kept", "2": "error: nothing waits to be confirmed, say"},
         document='{"kept": true}',
+    ),
+    "migrate": Page(
+        short="Move targets from another agent's rules to Weir's",
+        targets={**_TARGETS, "TARGET": "a name from the file"},
+        examples={
+            "weir migrate web --dry-run": "compare, and show what would be put in and taken out",
+            "weir migrate web": "from Istio's rules, say, to Weir's, while connections run",
+            "weir migrate web --back": "and back, with what was saved",
+            "weir migrate --netns web --accept-differences": "although some packets will fare differently",
+        },
+        codes={
+            "0": "migrated, or nothing to migrate (with --dry-run: nothing is in the way)",
+            "1": "refused: some packet would fare differently",
+            "2": "refused: nobody can tell whether all packets would fare alike; or an " + _ERROR,
+        },
+        document='{"targets": [{"target", "netns", "state": "migrated", "returned", "nothing", "ready" (--dry-run),'
+        ' "refused" or "failed", "reason", "owners", "old", "changes", "comparison": as `weir compare` prints it, or'
+        " null}, ...]}",
     ),
     "daemon": Page(
         short="Keep the file's targets captured",

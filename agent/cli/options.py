@@ -32,7 +32,8 @@ def _targets_that_begin(context: typer.Context, incomplete: str) -> list[str]:
     from agent.errors import WeirError
 
     try:
-        file = context.params.get("file") or daemons_file()
+        given = context.params.get("file")
+        file = (given[-1] if isinstance(given, list | tuple) and given else given) or daemons_file()
         return [target.name for target in _load(file and Path(file)).targets if target.name.startswith(incomplete)]
     except WeirError:
         return []
@@ -70,6 +71,15 @@ Settings = Annotated[
         help="A setting for this run, as the file has it: --set dns=false. May be repeated.",
     ),
 ]
+
+
+def differences_that_begin(incomplete: str) -> list[str]:
+    """Return the wanted differences whose name begins so, for completion."""
+    from rulesets.equivalence import WANTED
+
+    return [slug for slug in WANTED if slug.startswith(incomplete)]
+
+
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
 
 
@@ -93,7 +103,7 @@ def targets(
     names: list[str] | None, netns: list[str] | None, file: Path | None, settings: list[str] | None
 ) -> tuple["Target", ...]:
     """Return the targets that a command line means. Raises `ConfigError`, `TargetError`."""
-    overrides = _overrides(settings)
+    overrides = settings_given(settings)
     file = file or daemons_file()
     if names and netns:
         raise ConfigError(f"target {names[0]!r} and --netns {netns[0]!r}: name targets, or namespaces, not both")
@@ -123,6 +133,15 @@ def only(command: str, chosen: tuple["Target", ...]) -> "Target":
         some = ", ".join(target.name for target in chosen[:3]) + (", ..." if len(chosen) > 3 else "")
         raise ConfigError(f"{command}: wants one target, and these are {len(chosen)}: {some}", hint="name one")
     return chosen[0]
+
+
+def refuse_unknown_slugs(command: str, slugs: Iterable[str]) -> None:
+    """Refuse names that no wanted difference has. Raises `ConfigError`."""
+    from rulesets.equivalence import WANTED
+
+    for slug in slugs:
+        if slug not in WANTED:
+            raise ConfigError(f"{command}: --expect {slug!r}: no difference is called so", hint=", ".join(WANTED))
 
 
 def pasted(targets: Iterable[str], *, netns: bool, file: Path | None, settings: list[str] | None) -> str:
@@ -190,7 +209,8 @@ def _with(found: tuple["Target", ...], overrides: dict[str, object]) -> tuple["T
         raise ConfigError(f"--set: {error}") from None
 
 
-def _overrides(settings: list[str] | None) -> dict[str, object]:
+def settings_given(settings: list[str] | None) -> dict[str, object]:
+    """Return the settings of ``--set``. Raises `ConfigError`."""
     import tomllib
 
     found: dict[str, object] = {}

@@ -57,6 +57,7 @@ def apply(
     """
     from agent.cli.held import held
     from agent.cli.look import differences
+    from agent.cli.migrate import refuse_half_migrated
 
     need_root("apply")
     if dry_run and confirm is not None:
@@ -67,6 +68,7 @@ def apply(
     if dry_run:
         raise typer.Exit(differences(names, netns, file, settings, output))
     chosen = targets(names, netns, file, settings)
+    refuse_half_migrated(chosen)
     holding = held(chosen)
     if confirm is not None:
         target = only("apply --confirm", chosen)

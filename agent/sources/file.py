@@ -1,4 +1,4 @@
-"""Targets from a TOML file: ``[defaults]``, and a ``[[target]]`` each with `name`, `netns` and any setting.
+"""Targets from a TOML file: ``[defaults]``, and a ``[[target]]`` each with `name`, `netns`, `migrate` and any setting.
 
 A file is good as a whole or not at all: the first error names file, line, target and setting, and nothing is taken.
 """
@@ -15,7 +15,7 @@ from agent.errors import ConfigError, TargetError
 from agent.kernel.netns import Netns
 from agent.targets import HOST, Captured, Target
 from rulesets.capture import Capture
-from rulesets.settings import CaptureError, shown
+from rulesets.settings import CaptureError, boolean, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 # A plain host captures what its own processes open; ssh inwards stays as it is, and its resolver too.
@@ -83,16 +83,25 @@ def parse(text: str, where: str) -> TargetFile:
 def target(name: str, netns: str, settings: Mapping[str, object]) -> Target:
     """Return the target of a namespace with these settings over the defaults. Raises `CaptureError`, `TargetError`."""
     where = Netns(netns)
-    values = {**(_HOST_DEFAULTS if where.text == HOST else {}), **settings}
-    return Target(name=name, netns=where.text, wish=_captured(Capture.parse(_with_numeric_user(values))))
+    migrate, rest = _apart(settings)
+    values = {**(_HOST_DEFAULTS if where.text == HOST else {}), **rest}
+    wish = _captured(Capture.parse(_with_numeric_user(values)))
+    return Target(name=name, netns=where.text, wish=wish, migrate=migrate)
 
 
 def changed(target: Target, settings: Mapping[str, object]) -> Target:
     """Return a target with some settings of its capture replaced. Raises `CaptureError`."""
     if not isinstance(target.wish, Captured):
         return target
-    capture = target.wish.capture.changed(_with_numeric_user(settings))
-    return replace(target, wish=Captured(capture=capture))
+    migrate, rest = _apart({"migrate": target.migrate, **settings})
+    capture = target.wish.capture.changed(_with_numeric_user(rest))
+    return replace(target, wish=Captured(capture=capture), migrate=migrate)
+
+
+def _apart(settings: Mapping[str, object]) -> tuple[bool, dict[str, object]]:
+    """Return `migrate`, the one setting of a target that says nothing of its rules, and the others."""
+    rest = dict(settings)
+    return boolean("migrate", rest.pop("migrate", False)), rest
 
 
 @lru_cache(maxsize=256)
@@ -130,7 +139,7 @@ def _check_defaults(text: str, where: str, defaults: dict[str, object]) -> None:
         if key in defaults:
             raise ConfigError(f"{where}:{_line(text, key)}: defaults: {key} belongs into each [[target]]")
     try:
-        Capture.parse(_with_numeric_user(defaults))
+        Capture.parse(_with_numeric_user(_apart(defaults)[1]))
     except CaptureError as error:
         raise ConfigError(f"{where}:{_line(text, error.setting)}: defaults: {error}") from None
 

@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import FrameType
 
-from netns_tests.demo import capturing, keeping, releasing
+from netns_tests.demo import capturing, keeping, leaving, releasing
 from netns_tests.demo.command import ENDING, WEIR
 from netns_tests.demo.screen import ClaimFailed, Screen
 from netns_tests.demo.stage import Stage
@@ -22,6 +22,7 @@ SCENES = (
     ("Somebody tampers", keeping.repair),
     ("Every rule counts", keeping.count),
     ("Letting go, without cutting anybody off", releasing.remove),
+    ("Leaving iptables, without a reboot", leaving.migrate),
 )
 
 
