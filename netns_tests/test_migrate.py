@@ -12,6 +12,7 @@ from agent.migration.journal import Step
 from netns_tests.command import Command
 from netns_tests.daemon import Daemon
 from netns_tests.enrolling import alive, every_way, kernel_state, slow, ways
+from netns_tests.istio_rules import istio_rules
 from netns_tests.old_agents import AGENTS, beside, enrolled_by, saved
 from netns_tests.proxy import Proxy
 from netns_tests.world import Host, World
@@ -125,8 +126,9 @@ def test_what_is_killed_goes_on_in_either_direction(
         killed_at(weir, step, *here, *back)
         assert ways(world, pod) == CAPTURED
         if step not in (Step.MIGRATED, Step.RETURNED):
-            applied = weir("apply", "--netns", pod.name)
-            assert (applied.code, "half-done" in applied.err) == (2, True), applied
+            for command in ("apply", "remove"):
+                refused = weir(command, "--netns", pod.name)
+                assert (refused.code, "half-done" in refused.err) == (2, True), refused
         again = weir(*here, *back)
         assert again.code == 0, again
         assert ways(world, pod) == CAPTURED
@@ -205,6 +207,29 @@ def test_what_would_lose_captured_streams_is_refused_by_name(
     refused = weir("migrate", "--netns", pod.name, "--accept-differences", "--set", setting)
     assert refused.code == 2
     assert "weir apply" in refused.err
+    assert kernel_state(pod) == before
+
+
+def test_a_table_with_routes_of_somebody_else_is_refused_beforehand(pod: Host, weir: Command, proxy: Proxy) -> None:
+    enrolled_by(pod, "istio-native")
+    pod.ip("route add 192.0.2.0/24 dev lo table 100")
+    before = kernel_state(pod)
+    for dry in (["--dry-run"], []):
+        refused = weir("migrate", "--netns", pod.name, *dry)
+        assert (refused.code, "route table 100" in refused.err, told(refused.err)) == (2, True, []), refused
+    assert kernel_state(pod) == before
+    assert weir("migrate", "--netns", pod.name, "--back").code == 2, "nothing was begun"
+
+
+def test_an_agent_that_came_back_gets_its_routes_back_too(world: World, pod: Host, weir: Command, proxy: Proxy) -> None:
+    here = ("migrate", "--netns", pod.name)
+    enrolled_by(pod, "istio-native")
+    before = kernel_state(pod)
+    assert weir(*here).code == 0
+    pod.nft(istio_rules())  # and finds rules and routes that do what its own would
+    assert weir(*here).code == 0
+    assert weir(*here, "--back").code == 0
+    assert ways(world, pod) == CAPTURED
     assert kernel_state(pod) == before
 
 

@@ -111,7 +111,7 @@ def migrate(
 
 
 def refuse_half_migrated(chosen: "tuple[Target, ...]") -> None:
-    """Refuse to write the rules of targets of which a migration is under way, or was killed. Raises `Busy`."""
+    """Raise `Busy` for a target of which a migration is under way, or was killed: nothing else may change its rules."""
     from agent.state import run_directory
 
     if not (run_directory() / "migrations").is_dir():

@@ -118,6 +118,7 @@ def remove(
     """
     from agent.cli.changing import removed
     from agent.cli.held import held
+    from agent.cli.migrate import refuse_half_migrated
 
     need_root("remove")
     if not (names or netns or all):
@@ -126,6 +127,7 @@ def remove(
         named = f"target {names[0]!r}" if names else f"--netns {(netns or [''])[0]!r}"
         raise ConfigError(f"remove: {named} beside --all, which means every namespace", hint="leave one of them out")
     chosen = _everywhere() if all else targets(names, netns, file, None)
+    refuse_half_migrated(chosen)
     reports = removed(chosen, held(chosen), drain)
     # Somebody may have applied it meanwhile.
     undone = {"waiting", "draining", "degraded", "applied"}

@@ -25,6 +25,10 @@ class Backward(Steps):
             parts.verify_back(self.old, dns=False)
         self.begin(Step.TABLE_AWAY)
         self._take_away()
+        with self.handle.inside(), Conntrack() as conntrack:
+            # Their answers have no zone. Until the old rules set one, a query from the same port as an entry of these
+            # would be sent from another (nf_nat_core.c, get_unique_tuple), and its answer then be looked for in a zone.
+            forget_zoned(conntrack, both_ways=False)
         self.begin(Step.OLD_DNS_BACK)
         with self.handle.inside(), Conntrack() as conntrack:
             # Not before the table is gone, and before the old rule for answers is back (see the package).

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from agent.errors import LockHeld, TargetError, WeirError
 from agent.kernel.handle import Handle
+from agent.migration import routes
 from agent.migration.back import Backward
 from agent.migration.findings import Found, Judged, compared, find, judge
 from agent.migration.forward import Forward
@@ -95,7 +96,7 @@ def _begin(
     found = find(handle)
     if not begun and not found.old:
         return Migrated(target=target, old=found.old, reason="no rules of another agent are there: nothing to migrate")
-    old = _merged(known, found.old) if known is not None and begun else found.old
+    old = _merged(known, found.old) if known is not None and begun else _with_routes_of(found.old, known)
     wish = compared(handle, target)
     awaited = wish.awaited(steady=False)
     if awaited:
@@ -103,6 +104,8 @@ def _begin(
             f"target {target.name!r}: {awaited}",
             hint="start the proxy in the namespace first; nothing was changed",
         )
+    if not begun:
+        routes.refuse_others(handle, old, wish.plan.routing.desired)
     judged = None
     if not begun or (known is not None and known.untouched and found.old):
         lost = _lost(found, old, wish.capture, wish.plan)
@@ -130,6 +133,16 @@ def _merged(known: Progress, found: Old) -> Old:
         return known.old
     rules, routes = (*known.old.rules, *found.rules), (*known.old.routes, *found.routes)
     return replace(found, rules=tuple(dict.fromkeys(rules)), routes=tuple(dict.fromkeys(routes)))
+
+
+def _with_routes_of(old: Old, known: Progress | None) -> Old:
+    """Return what is there, with the rules and routes that an earlier migration took over: --back puts them back too.
+
+    An agent that wrote its chains anew meanwhile may have found Weir's doing the same for it.
+    """
+    if known is None or known.step is not Step.MIGRATED:
+        return old
+    return replace(old, rules=old.rules or known.old.rules, routes=old.routes or known.old.routes)
 
 
 _KEEP_MARK = "migrate with the settings of the old rules; `weir apply` changes them afterwards, and ends such streams"
