@@ -19,7 +19,7 @@ from agent.report import Report
 ROOT = Path(__file__).parent.parent
 WEIR = str(Path(sys.executable).with_name("weir"))
 COMMANDS = sorted(PAGES)
-HEAVY = frozenset({"aiohttp", "nftables", "prometheus_client", "psutil", "pyroute2", "rich"})
+HEAVY = frozenset({"aiohttp", "nftables", "prometheus_client", "psutil", "pyroute2", "rich", "yaml"})
 
 
 def weir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli import manifests
 from agent.cli.options import (
     File,
     Names,
@@ -44,16 +45,21 @@ def register(app: typer.Typer) -> None:
 def render(
     names: Names = None,
     netns: Netns = None,
-    file: File = None,
+    file: manifests.Files = None,
     settings: Settings = None,
     format: Annotated[  # noqa: A002 (the option's name)
         Format, typer.Option("--format", help="nft's text, or the JSON that `nft -j -f` loads.")
     ] = Format.NFT,
+    namespace: manifests.Namespace = None,
+    selectors: manifests.Selectors = None,
+    exclude_namespace: manifests.Excluded = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Print the rules that a target is to have.
 
-    Needs no root and looks at no namespace. Without a file, --set alone describes a capture.
+    Needs no root and looks at no namespace. Without a file, --set alone describes a capture. With Kubernetes manifests
+    instead of a file, it says of each workload whether its pods would be captured and why, and prints their rules;
+    --set then describes the cluster's defaults.
 
     The settings are those of the file: outbound_port, inbound_port, hbone_port, dns_port, dns, inbound, outbound,
     ingress, proxy_mark, proxy_user, proxy_cgroup, connection_mark, probe_sources, virtual_interfaces,
@@ -63,8 +69,12 @@ def render(
     from agent.targets import Captured
     from rulesets import nft, pod
 
+    asked = manifests.asked("render", file, names, netns, settings, namespace, selectors, exclude_namespace)
+    if asked is not None:
+        raise typer.Exit(manifests.render(asked, file or [], output, as_json=format is Format.JSON))
     alone = settings and not (names or netns or file)
-    chosen = targets(None, ["settings"], None, settings) if alone else targets(names, netns, file, settings)
+    one = file[0] if file else None
+    chosen = targets(None, ["settings"], None, settings) if alone else targets(names, netns, one, settings)
     wanted = [
         (each, pod.build(each.wish.capture, table=each.table)) for each in chosen if isinstance(each.wish, Captured)
     ]
@@ -86,13 +96,23 @@ def render(
 def diff(
     names: Names = None,
     netns: Netns = None,
-    file: File = None,
+    file: manifests.Files = None,
     settings: Settings = None,
+    namespace: manifests.Namespace = None,
+    selectors: manifests.Selectors = None,
+    exclude_namespace: manifests.Excluded = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show what apply would change. Writes nothing."""
+    """Show what apply would change. Writes nothing.
+
+    With Kubernetes manifests, -f OLD -f NEW, show what would change for workloads: which would be captured that were
+    not, or no longer, and whose pods would have other rules. That needs no root and no cluster.
+    """
+    asked = manifests.asked("diff", file, names, netns, settings, namespace, selectors, exclude_namespace)
+    if asked is not None:
+        raise typer.Exit(manifests.diff(asked, file or [], output))
     need_root("diff")
-    raise typer.Exit(differences(names, netns, file, settings, output))
+    raise typer.Exit(differences(names, netns, file[0] if file else None, settings, output))
 
 
 def differences(
