@@ -4,11 +4,13 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from netns_tests.captured import Address
 from netns_tests.loop import IN, Loop, Place
+from netns_tests.packet_filter import beginnings
 
 __all__ = ["Segment", "Tap"]
 
@@ -35,9 +37,10 @@ class Segment:
 class Tap:
     """What an interface of a namespace carries. Use it in a `with` block; ask it inside or afterwards."""
 
-    def __init__(self, place: Place, interface: str = "eth0") -> None:
-        """Take the interface to listen on."""
+    def __init__(self, place: Place, interface: str = "eth0", *, only_from: Sequence[int] | None = None) -> None:
+        """Take the interface to listen on. With `only_from`: first segments alone, and what comes from these ports."""
         self._place = place
+        self._only_from = only_from
         self._interface = interface
         self._loop = Loop()
         self._lock = threading.Lock()
@@ -96,6 +99,8 @@ class Tap:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
         self._socket.setblocking(False)
+        if self._only_from is not None:
+            beginnings(self._socket, self._only_from)
         # Protocol 0 until here: nothing of other interfaces gets in before the bind.
         self._socket.bind((self._interface, ETH_P_ALL))
         self._loop.watch(self._socket, IN, self._ready)

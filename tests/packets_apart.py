@@ -17,6 +17,8 @@ def apart(a: Side, b: Side, packet: Packet, other: Packet | None = None) -> set[
     """Return in what two sides treat a packet differently. `other` is the second side's, where they differ already."""
     other = packet if other is None else other
     one, two = walk_together(a, packet), walk_together(b, other)
+    if Fate.UNKNOWN in (one.fate, two.fate):
+        return set()
     if (one.fate, _told(a, one)) != (two.fate, _told(b, two)):
         return {What.FATE}
     if one.fate is not Fate.ACCEPTED:

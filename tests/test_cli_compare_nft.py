@@ -87,7 +87,7 @@ def test_istios_own_nft_tables_equal_the_wish_but_for_what_is_wanted(place: Path
     guests = ["--set", 'virtual_interfaces=["guest0", "br-0"]']
     done = compare(*guests, "--with", listing, *expecting(*WANTED))
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.match(r"equal for all packets, but for 5 expected differences: \d+ cells\n", done.stdout)
+    assert re.match(r"equal for all packets, but for 6 expected differences: \d+ cells\n", done.stdout)
     listing.write_text(listing.read_text().replace('"port": 15006', '"port": 15007'))
     done = compare(*guests, "--with", listing, *expecting(*WANTED))
     assert done.returncode == 1

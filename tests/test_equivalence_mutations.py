@@ -9,15 +9,17 @@ from math import prod
 import pytest
 
 from rulesets.equivalence import Differs, Equal, Moment, prove
-from rulesets.equivalence.diagrams import Node, value_at
+from rulesets.equivalence.answers import value_at
 from rulesets.equivalence.examples import packet_of, valued
 from rulesets.equivalence.mentions import Mentions
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.passage import Passages
 from rulesets.equivalence.possible import possible_first
 from rulesets.equivalence.proof import follow, kinds
 from rulesets.equivalence.space import Kind, Space
 from rulesets.model import Ruleset
 from rulesets.packet import Packet
+from rulesets.packet.effects import LATE_ZONE, ZONE_UNTRACKED
 from rulesets.vocabulary import Family
 from tests.packets_apart import apart, confirmed
 from tests.small_mutations import mutated
@@ -72,7 +74,7 @@ def test_one_thing_changed_is_found_where_it_shows(batch: int) -> None:
             unconfirmed = [each for each in proof.differences if not confirmed((one,), (other,), each)]
             assert not unconfirmed, f"{seed}, {what}: {unconfirmed[0]}"
         else:
-            assert isinstance(proof, Equal)
+            assert isinstance(proof, Equal) or set(proof.reasons) <= {LATE_ZONE, ZONE_UNTRACKED}
             assert not list(_seen_apart(seed, one, other)), f"{seed}, {what}"
 
 

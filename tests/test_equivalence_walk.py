@@ -2,14 +2,13 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
-from rulesets.equivalence.atoms import bits
-from rulesets.equivalence.diagrams import Node, value_at
+from rulesets.equivalence.answers import segments, value_at
 from rulesets.equivalence.examples import packet_of, valued
 from rulesets.equivalence.mentions import Mentions
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.passage import Passages
 from rulesets.equivalence.possible import possible_first
 from rulesets.equivalence.proof import kinds
@@ -31,8 +30,9 @@ def some_values(chance: random.Random, space: Space, possible: Node) -> dict[int
     node = possible
     while node.edges:
         variable = node.variable
-        mask, node = chance.choice([edge for edge in node.edges if edge[1] is not space.diagrams.no])
-        atoms[variable] = chance.choice(list(bits(mask)))
+        ways = segments(node, space.variables[variable].atoms.count)
+        first, last, node = chance.choice([each for each in ways if each[2] is not space.diagrams.no])
+        atoms[variable] = chance.randint(first, last)
     return atoms
 
 
@@ -55,8 +55,6 @@ def contradictions(chance: random.Random, kind: Kind, mentions: Mentions) -> lis
         trip = value_at(fates, atoms)
         assert isinstance(trip, Trip)
         verdict = walk_together(rulesets, packet)
-        if not space.has_ports:  # where there are none, a rule may have set one
-            verdict = replace(verdict, packet=replace(verdict.packet, destination_port=0))
         if mixed(trip) or (trip.fate is Fate.UNKNOWN and verdict.fate is Fate.UNKNOWN):
             continue
         said = (trip.fate, packet_of(space, trip.header, values), trip.zones, trip.tproxy, trip.masqueraded)

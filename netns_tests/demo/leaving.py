@@ -50,8 +50,8 @@ def migrate(stage: Stage) -> str:
 
     code, said = stage.run("remove", "pod1", "--file", FILE)
     screen.claim(code == 0, "and Weir leaves as well", said)
-    left = {name: text for name, text in stage.snapshot().items() if text != stage.before[name]}
-    screen.claim(not left, "pod1 is what it was at the start, byte for byte", left)
+    changed = {name: text for name, text in stage.snapshot().items() if text != stage.before[name]}
+    screen.claim(not changed, "pod1 is what it was at the start, byte for byte", changed)
     return "a pod leaves legacy iptables while it downloads, proved equal but for what is named"
 
 

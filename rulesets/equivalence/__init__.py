@@ -3,10 +3,13 @@
 Not a sample: the header space is cut at every boundary that either side mentions, all packets of a cell fare alike, and
 every cell is gone through on both sides, with the connections that begin in it. In the order of the work:
 
+    limits                  what a proof may cost, counted in nodes and steps
+    runs                    rules in a row that do the same, as one
     mentions, atoms, marks  what rules ask of each field, and the values that none of them tells apart
     anonymous               the sets of addresses that stand in a rule
     space, possible         the variables of one kind of packets, and what they can't be, with the reasons
-    diagrams                functions of these variables, equal when they are one object
+    diagrams, nodes         functions of these variables, equal when they are one object
+    answers                 what such a function says
     conditions, effects     a match as such a function, and what an action makes of a packet
     chains, passage         `rulesets.packet.walk` for all packets at once
     packets, story          the packets that follow the first; where the two sides part

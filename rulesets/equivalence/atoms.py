@@ -4,6 +4,8 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from rulesets.equivalence.limits import MOST_ATOMS, TooLarge, Work
+
 V = TypeVar("V")
 
 
@@ -33,30 +35,54 @@ class Atoms(Generic[V]):
         return self.taken[value].bit_length() - 1
 
 
+class Masks(Mapping[Hashable, int]):
+    """Masks by key, each made when it is asked for: as many masks as atoms would take the square of the memory."""
+
+    def __init__(self, atoms: Mapping[Hashable, Sequence[int]]) -> None:
+        """Take the numbers of the atoms of each key."""
+        self._atoms = atoms
+
+    def __getitem__(self, key: Hashable) -> int:
+        return mask_of(self._atoms[key])
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._atoms)
+
+    def __len__(self) -> int:
+        return len(self._atoms)
+
+
 Span = tuple[int, int]
 
 
-def cut(spans: Mapping[Hashable, Iterable[Span]], whole: Sequence[Span], preferred: Sequence[int]) -> Atoms[int]:
+def cut(
+    spans: Mapping[Hashable, Iterable[Span]], whole: Sequence[Span], preferred: Sequence[int], work: Work
+) -> Atoms[int]:
     """Cut whole numbers at the ends of spans, so that each key's spans are some of the atoms.
 
     `whole` is what values there are, rising. Pieces that lie in the same spans are one atom. The examples of an atom
-    are those of `preferred` that lie in it, in their order, and then the ends of its pieces.
+    are those of `preferred` that lie in it, in their order, and then the ends of its pieces. Raises `TooLarge`.
     """
-    turns: dict[int, int] = {}
+    turns: dict[int, list[int]] = {}
     keys = list(spans)
     for number, key in enumerate(keys):
         for first, last in spans[key]:
-            turns[first] = turns.get(first, 0) ^ 1 << number
-            turns[last + 1] = turns.get(last + 1, 0) ^ 1 << number
+            turns.setdefault(first, []).append(number)
+            turns.setdefault(last + 1, []).append(number)
     for first, last in whole:
-        turns.setdefault(first, 0)
-        turns.setdefault(last + 1, 0)
-    pieces: dict[int, list[Span]] = {}
-    inside, ends = 0, sorted(turns)
+        turns.setdefault(first, [])
+        turns.setdefault(last + 1, [])
+    pieces: dict[frozenset[int], list[Span]] = {}
+    inside: set[int] = set()
+    ends = sorted(turns)
     for at, following in zip(ends, [*ends[1:], ends[-1]], strict=True):
-        inside ^= turns[at]
+        for number in turns[at]:
+            inside ^= {number}
+        work.step(1 + len(inside))
         if any(first <= at <= last for first, last in whole):
-            pieces.setdefault(inside, []).append((at, following - 1))
+            pieces.setdefault(frozenset(inside), []).append((at, following - 1))
+    if len(pieces) > MOST_ATOMS:
+        raise TooLarge(f"more than {MOST_ATOMS} addresses, networks or ports that are told apart")
     return _atoms(keys, pieces, preferred)
 
 
@@ -82,18 +108,30 @@ def joined(spans: Iterable[Span]) -> Iterator[Span]:
         yield at
 
 
-def _atoms(keys: Sequence[Hashable], pieces: Mapping[int, list[Span]], preferred: Sequence[int]) -> Atoms[int]:
-    taken = dict.fromkeys(keys, 0)
+def mask_of(numbers: Sequence[int]) -> int:
+    """Return the mask of the bits of these numbers."""
+    if len(numbers) < 8:
+        return sum(1 << number for number in numbers)
+    octets = bytearray(max(numbers) // 8 + 1)
+    for number in numbers:
+        octets[number >> 3] |= 1 << (number & 7)
+    return int.from_bytes(octets, "little")
+
+
+def _atoms(
+    keys: Sequence[Hashable], pieces: Mapping[frozenset[int], list[Span]], preferred: Sequence[int]
+) -> Atoms[int]:
+    taken: dict[Hashable, list[int]] = {key: [] for key in keys}
     examples = []
-    single = 0
+    single = []
     for atom, (inside, own) in enumerate(pieces.items()):
-        for number in bits(inside):
-            taken[keys[number]] |= 1 << atom
+        for number in inside:
+            taken[keys[number]].append(atom)
         if len(own) == 1 and own[0][0] == own[0][1]:
-            single |= 1 << atom
+            single.append(atom)
         liked = [value for value in preferred if any(first <= value <= last for first, last in own)]
         examples.append((*liked, *dict.fromkeys(value for first, last in own[:8] for value in _some(first, last))))
-    return Atoms(examples=tuple(examples), single=single, taken=taken)
+    return Atoms(examples=tuple(examples), single=mask_of(single), taken=Masks(taken))
 
 
 def _some(first: int, last: int) -> Iterable[int]:

@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rulesets.equivalence.conditions import Conditions, Unsayable
-from rulesets.equivalence.diagrams import Node
 from rulesets.equivalence.effects import Actions, Effects
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.space import Space
 from rulesets.equivalence.terms import Header, RuleAt, Trip
 from rulesets.model import Rule, Ruleset
 from rulesets.packet import Fate
-from rulesets.packet.effects import TRANSLATIONS
-from rulesets.vocabulary import ConnState, Continue, Goto, Hook, Jump, Return
+from rulesets.packet.effects import TRANSLATIONS, Place
+from rulesets.vocabulary import ConnState, Continue, Goto, Jump, Return
 
 _UNTRACKED = (ConnState.INVALID, ConnState.UNTRACKED)
 _Onwards = Callable[[Trip], Node]
@@ -25,15 +25,14 @@ class Chains:
     """
 
     def __init__(
-        self, space: Space, ruleset: Ruleset, number: int, hook: Hook, ended: _Onwards, *, early: bool, naming: bool
+        self, space: Space, ruleset: Ruleset, number: int, place: Place, ended: _Onwards, *, naming: bool
     ) -> None:
-        """`early` chains come before connection tracking."""
+        """Take the rules of a ruleset by its number."""
         self._space = space
         self._ruleset = ruleset
         self._number = number
-        self._hook = hook
+        self._place = place
         self._ended = ended
-        self._early = early
         self._conditions = Conditions(space)
         self._actions = Actions(space, naming=naming)
         self._reached: dict[tuple[str, Trip], tuple[list[dict[Trip, None]], dict[Trip, None]]] = {}
@@ -47,6 +46,7 @@ class Chains:
         if key not in self._done:
             tails = {each: onwards[each] for each in reached[-1]}
             for number in reversed(range(len(rules))):
+                self._space.diagrams.step(len(reached[number]))
                 at = RuleAt(self._number, name, number)
                 tails = {each: self._meets(rules[number], at, each, tails, onwards) for each in reached[number]}
             self._done[key] = tails[trip]
@@ -62,7 +62,8 @@ class Chains:
         before: list[dict[Trip, None]] = [{trip: None}]
         exits: dict[Trip, None] = {}
         for number, rule in enumerate(rules):
-            after = dict(before[-1])
+            made: dict[Trip, None] = {}
+            self._space.diagrams.step(len(before[-1]))
             for each in before[-1]:
                 if self._where(rule, each)[0] is self._space.diagrams.no:
                     continue
@@ -70,13 +71,17 @@ class Chains:
                     case Return():
                         exits[each] = None
                     case Jump(chain=target):
-                        after |= self._forwards(target, self._rules(target), each)[1]
+                        made |= self._forwards(target, self._rules(target), each)[1]
                     case Goto(chain=target):
                         exits |= self._forwards(target, self._rules(target), each)[1]
                     case _:
                         effects, ends = self._carried_out(rule, RuleAt(self._number, name, number), each)
-                        after |= {} if ends else dict.fromkeys(made for _, made in effects)
-            before.append(after)
+                        made |= {} if ends else dict.fromkeys(after for _, after in effects)
+            if made.keys() <= before[-1].keys():
+                before.append(before[-1])
+            else:
+                before.append(before[-1] | made)
+                self._space.diagrams.keep(len(before[-1]))
         exits |= before[-1]
         self._reached[name, trip] = before, exits
         return before, exits
@@ -87,7 +92,7 @@ class Chains:
 
     def _seen(self, header: Header) -> Header:
         """Return a packet as the rules see it: before connection tracking, what isn't known already is of no state."""
-        if not self._early or header.settled or header.state is ConnState.UNTRACKED:
+        if not self._place.early or header.settled or header.state is ConnState.UNTRACKED:
             return header
         return replace(header, state=ConnState.INVALID)
 
@@ -97,7 +102,7 @@ class Chains:
         where, unsayable = self._space.diagrams.yes, ""
         for match in rule.matches:
             try:
-                condition = self._conditions.of(self._number, match, seen, self._hook)
+                condition = self._conditions.of(self._number, match, seen, self._place.hook)
             except Unsayable as foreign:
                 unsayable = unsayable or str(foreign)
                 continue
@@ -110,7 +115,7 @@ class Chains:
 
     def _carried_out(self, rule: Rule, at: RuleAt, trip: Trip) -> tuple[Effects, bool]:
         tracked = self._seen(trip.header).state not in _UNTRACKED
-        effects, ends = self._actions.carry_out(rule.action, trip, self._hook, at, tracked=tracked)
+        effects, ends = self._actions.carry_out(rule.action, trip, self._place, at, tracked=tracked)
         if isinstance(rule.action, TRANSLATIONS):
             effects = tuple((where, replace(made, mapped=True)) for where, made in effects)
         return effects, ends

@@ -3,13 +3,14 @@
 from functools import reduce
 from typing import assert_never
 
-from rulesets.equivalence.diagrams import Node
-from rulesets.equivalence.mentions import pairs
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.plain import BROADCAST, MULTICAST, NOBODY
 from rulesets.equivalence.space import Space
+from rulesets.equivalence.spans import pairs
 from rulesets.equivalence.terms import Free, Header, Mixed, Term
 from rulesets.model import implied_families
 from rulesets.packet import Receiver
+from rulesets.packet.undecided import in_ipset
 from rulesets.vocabulary import (
     AddressKind,
     AddressType,
@@ -104,7 +105,7 @@ class Conditions:
                 port = header.source_port if isinstance(match, SrcPort) else header.destination_port
                 return self._among(port, space.ports.taken[ports])
             case InIface(name=name):
-                known = hook in (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD)
+                known = hook is not Hook.OUTPUT
                 return self._among(header.in_interface if known else None, space.interfaces.taken[name])
             case OutIface(name=name):
                 known = hook in (Hook.OUTPUT, Hook.POSTROUTING, Hook.FORWARD)
@@ -180,7 +181,7 @@ class Conditions:
                     return None
                 return self._among(header.tcp_flags, space.flags.taken[among, ()])
             case InIpset(name=name):
-                raise Unsayable(f"set {name!r}, whose elements no rule names")
+                raise Unsayable(in_ipset(name))
             case Comment() | Aside():
                 return self._diagrams.yes
             case _:

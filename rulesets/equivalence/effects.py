@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import assert_never
 
-from rulesets.equivalence.diagrams import Node
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.plain import LOOPBACK, LOOPBACK_ADDRESS
 from rulesets.equivalence.space import FirstAddress, Role, Space
-from rulesets.equivalence.terms import Fixed, Free, Header, Mixed, RuleAt, Term, Trip
+from rulesets.equivalence.terms import Fixed, Free, Header, Mixed, RuleAt, Term, Translation, Trip
 from rulesets.packet import Fate
+from rulesets.packet.effects import LATE_ZONE, ZONE_UNTRACKED, Place
 from rulesets.vocabulary import (
     Accept,
     Action,
@@ -54,7 +55,7 @@ class Actions:
         self._space = space
         self._naming = naming
 
-    def carry_out(self, action: Action, trip: Trip, hook: Hook, at: RuleAt, *, tracked: bool) -> tuple[Effects, bool]:
+    def carry_out(self, action: Action, trip: Trip, place: Place, at: RuleAt, *, tracked: bool) -> tuple[Effects, bool]:
         """Return what an action does, and whether the chain ends with it."""
         everywhere = self._space.diagrams.yes
         header = trip.header
@@ -62,21 +63,21 @@ class Actions:
             case Accept():
                 return ((everywhere, self._named(trip, at, "target")),), True
             case Redirect(port=port):
-                return tuple(self._redirected(self._named(trip, at, "target", "fate"), hook, port)), True
+                return tuple(self._redirected(self._named(trip, at, "target", "fate"), place.hook, at, port)), True
             case Dnat(port=port):
                 to = replace(header, destination_port=self._port(port))
-                return ((everywhere, self._translated(trip, to, at)),), True
+                return ((everywhere, self._sent(trip, to, at)),), True
             case DnatTo(address=address) | Snat(address=address) if family_of(address) is not self._space.kind.family:
                 why = f"a translation to {address}, which is of another family"
                 return ((everywhere, replace(trip, fate=Fate.UNKNOWN, unknown=why)),), True
             case DnatTo(address=address, port=port):
-                return tuple(self._sent_to(trip, at, address, port)), True
+                return tuple(self._sent_to(trip, place.hook, at, address, port)), True
             case Snat(address=address):
-                to = replace(header, source=Fixed(self._space.addresses.atom_of(address)))
-                return ((everywhere, self._translated(trip, to, at)),), True
+                source = Fixed(self._space.addresses.atom_of(address))
+                return ((everywhere, self._come_from(trip, source, at)),), True
             case Masquerade():
-                to = replace(header, source=header.leaving_address or header.source)
-                return ((everywhere, replace(self._translated(trip, to, at), masqueraded=True)),), True
+                made = self._come_from(trip, header.leaving_address or header.source, at)
+                return ((everywhere, replace(made, masqueraded=True)),), True
             case Tproxy(port=port, mark=mark):
                 marked = trip if mark is None else self._set(trip, MarkOf.PACKET, mark, at)
                 return ((everywhere, replace(self._named(marked, at, "target"), tproxy=port)),), True
@@ -88,13 +89,9 @@ class Actions:
             case Foreign(verbatim=verbatim):
                 unknown = replace(trip, fate=Fate.UNKNOWN, unknown=verbatim)
                 return ((everywhere, self._named(unknown, at, "fate")),), True
-            case CtZone(zone=zone):
-                return ((everywhere, replace(self._named(trip, at, "zone"), zones=(zone, trip.zones[1]))),), False
-            case CtZoneBoth(zone=zone):
-                return ((everywhere, replace(self._named(trip, at, "zone"), zones=(zone, zone))),), False
-            case NoTrack():
-                untracked = replace(trip, header=replace(header, state=ConnState.UNTRACKED))
-                return ((everywhere, self._named(untracked, at, "zone")),), False
+            case CtZone() | CtZoneBoth() | NoTrack():
+                made, ends = self._before_tracking(action, trip, place, at, tracked=tracked)
+                return ((everywhere, made),), ends
             case SetMark() | SetConnMark() | FlipMark() | SaveMark() | RestoreMark():
                 return ((everywhere, self._marked(action, trip, at, tracked=tracked)),), False
             case Continue() | Jump() | Goto() | Return():
@@ -110,27 +107,59 @@ class Actions:
     def _port(self, port: int) -> Fixed | None:
         return Fixed(self._space.ports.atom_of(port)) if self._space.has_ports else None
 
-    def _translated(self, trip: Trip, header: Header, at: RuleAt) -> Trip:
+    def _before_tracking(
+        self, action: CtZone | CtZoneBoth | NoTrack, trip: Trip, place: Place, at: RuleAt, *, tracked: bool
+    ) -> tuple[Trip, bool]:
+        """Return what connection tracking is told, as `rulesets.packet.effects` says."""
+        if tracked or (place.early and trip.zones != (0, 0)):
+            return trip, False
+        if isinstance(action, NoTrack):
+            untracked = replace(trip, header=replace(trip.header, state=ConnState.UNTRACKED))
+            return self._named(untracked, at, "zone"), False
+        untracked_before = trip.header.state is ConnState.UNTRACKED
+        if untracked_before and place.iptables:
+            return trip, False
+        if untracked_before or not place.early:
+            why = LATE_ZONE if not place.early else ZONE_UNTRACKED
+            return self._named(replace(trip, fate=Fate.UNKNOWN, unknown=why), at, "fate"), True
+        reply_zone = action.zone if isinstance(action, CtZoneBoth) else trip.zones[1]
+        return replace(self._named(trip, at, "zone"), zones=(action.zone, reply_zone)), False
+
+    def _sent(self, trip: Trip, header: Header, at: RuleAt, out_interface: Term | None = None) -> Trip:
+        """Return the trip of a packet with another destination, by which it leaves by another interface, or not."""
+        made = replace(
+            header.translation or Translation(),
+            destination=(header.destination, header.destination_port),
+            local=header.destination_local,
+            out_interface=out_interface,
+        )
+        header = replace(header, translation=made, out_interface=out_interface or header.out_interface)
         return self._named(replace(trip, header=header), at, "target")
 
-    def _redirected(self, trip: Trip, hook: Hook, port: int) -> Iterator[tuple[Node, Trip]]:
+    def _come_from(self, trip: Trip, source: Term, at: RuleAt) -> Trip:
+        header = trip.header
+        made = replace(header.translation or Translation(), source=(source, header.source_port))
+        return self._named(replace(trip, header=replace(header, source=source, translation=made)), at, "target")
+
+    def _redirected(self, trip: Trip, hook: Hook, at: RuleAt, port: int) -> Iterator[tuple[Node, Trip]]:
         """Yield where it goes: to loopback on output, else to the first address of the interface, if it has one."""
         header, space = trip.header, self._space
         changed = replace(header, destination_port=self._port(port), destination_local=True)
         if hook is Hook.OUTPUT:
             to = Fixed(space.addresses.atom_of(LOOPBACK_ADDRESS[space.kind.family]))
-            changed = replace(changed, destination=to, out_interface=space.loopback)
-            yield space.diagrams.yes, replace(trip, header=changed)
+            yield space.diagrams.yes, self._sent(trip, replace(changed, destination=to), at, space.loopback)
             return
         for which, address in (
             (FirstAddress.ASKED_FOR, space.free(Role.FIRST, "destination")),
             (FirstAddress.ANOTHER, space.interface_address()),
         ):
             where = space.is_among(header.first_address, space.first_addresses.taken[which])
-            yield where, replace(trip, header=replace(changed, destination=address))
+            yield where, self._sent(trip, replace(changed, destination=address), at)
         yield space.diagrams.yes, replace(trip, fate=Fate.DROPPED)
 
-    def _sent_to(self, trip: Trip, at: RuleAt, address: Address, port: int | None) -> Iterator[tuple[Node, Trip]]:
+    def _sent_to(
+        self, trip: Trip, hook: Hook, at: RuleAt, address: Address, port: int | None
+    ) -> Iterator[tuple[Node, Trip]]:
         """Yield both cases: the address is this namespace's, or not, as far as the packet lets one know."""
         header, diagrams = trip.header, self._space.diagrams
         atom = self._space.addresses.atom_of(address)
@@ -146,7 +175,7 @@ class Actions:
         new_port = header.destination_port if port is None else self._port(port)
         for where, here in ((local, True), (diagrams.yes, False)):
             to = replace(header, destination=Fixed(atom), destination_port=new_port, destination_local=here)
-            yield where, self._translated(trip, to, at)
+            yield where, self._sent(trip, to, at, self._space.loopback if here and hook is Hook.OUTPUT else None)
 
     def _marked(
         self,

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
+from rulesets.equivalence import terms
 from rulesets.equivalence.space import FirstAddress, Role, Space
-from rulesets.equivalence.terms import Fixed, Free, Header, Term
-from rulesets.packet import Packet
-from rulesets.vocabulary import Address, Family, Owner
+from rulesets.equivalence.terms import End, Fixed, Free, Header, Term
+from rulesets.packet import Ends, Packet, Translation
+from rulesets.vocabulary import Address, Family, Hook, Owner
 
 _ADDRESSES = ("source", "destination", "interface_address", "leaving_address")
 
@@ -63,6 +64,24 @@ def packet_of(space: Space, header: Header, values: Mapping[int, Any]) -> Packet
             return address(space.free(Role.FIRST, "destination"))
         return address(space.interface_address()) if which is FirstAddress.ANOTHER else None
 
+    def end(at: End) -> tuple[Address, int]:
+        return address(at[0]), value(at[1], "source_port") or 0
+
+    def translation(made: terms.Translation | None) -> Translation | None:
+        if made is None:
+            return None
+        first = space.first()
+        source, source_port = end((first.source, first.source_port))
+        destination, port = end((first.destination, first.destination_port))
+        return Translation(
+            sent=Ends(source=source, source_port=source_port, destination=destination, destination_port=port),
+            own=first.hook is Hook.OUTPUT,
+            destination=None if made.destination is None else end(made.destination),
+            source=None if made.source is None else end(made.source),
+            local=made.local,
+            out_interface=value(made.out_interface, "in_interface") or "",
+        )
+
     def owner(term: Term | None, field: Owner) -> int | None:
         found = value(term, str(field))
         return None if found == -1 else found
@@ -90,4 +109,5 @@ def packet_of(space: Space, header: Header, values: Mapping[int, Any]) -> Packet
         source_local=value(header.source_local, "source_local"),
         leaving_address=None if header.leaving_address is None else address(header.leaving_address),
         receiver=value(header.receiver, "receiver"),
+        translation=translation(header.translation),
     )

@@ -1,11 +1,12 @@
 """What the rules of both sides mention of each header field, and the atoms that come of it."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from rulesets.equivalence.anonymous import address_spans, is_of_addresses
 from rulesets.equivalence.atoms import Atoms, Span, cut, joined, sort_out
+from rulesets.equivalence.limits import TooLarge, Work
 from rulesets.equivalence.marks import MarkGroups, group
 from rulesets.equivalence.plain import (
     ADDRESSES,
@@ -23,10 +24,20 @@ from rulesets.equivalence.plain import (
     USERS,
     begins,
 )
-from rulesets.model import AddressPort, AddressRange, Rule, Ruleset, Set, implied_families
+from rulesets.equivalence.runs import Merged
+from rulesets.equivalence.spans import (
+    PAIR_FIELDS,
+    PORT_FIELDS,
+    ends_of,
+    family_of_element,
+    pairs,
+    ports_looked_up,
+)
+from rulesets.model import AddressPort, Rule, Ruleset, implied_families
 from rulesets.vocabulary import (
     Action,
     Between,
+    ConnMark,
     Dnat,
     DnatTo,
     Dst,
@@ -35,16 +46,15 @@ from rulesets.vocabulary import (
     InIface,
     InSet,
     Match,
-    Network,
     NoTcpFlags,
     OneOf,
     OutIface,
     Owner,
+    PacketMark,
     PortRange,
     Ports,
     Protocol,
     Redirect,
-    SetField,
     Snat,
     SocketCgroup,
     SocketOwner,
@@ -59,50 +69,83 @@ from rulesets.vocabulary import (
 
 @dataclass(frozen=True, kw_only=True)
 class Mentions:
-    """The rules in force for one family and protocol, by the number of their ruleset."""
+    """The rules in force for one family, by the number of their ruleset, runs of them merged.
 
-    rulesets: tuple[Ruleset, ...]
+    `work` counts what a proof about them costs.
+    """
+
+    merged: tuple[Merged, ...]
     family: Family
-    protocol: Protocol
+    work: Work = field(default_factory=Work, compare=False)
 
-    def rules(self) -> Iterator[tuple[int, Rule]]:
+    @property
+    def rulesets(self) -> tuple[Ruleset, ...]:
+        """The rulesets as they are compared."""
+        return tuple(each.ruleset for each in self.merged)
+
+    def _rules(self) -> Iterator[tuple[int, Rule]]:
         """Yield every rule that a packet of the family could meet."""
         for number, ruleset in enumerate(self.rulesets):
             if ruleset.family in (None, self.family):
                 for rule in ruleset.rules():
                     yield number, rule
 
-    def matches(self) -> Iterator[tuple[int, Match]]:
-        """Yield every match of theirs, those of anonymous sets one by one, but of addresses there may be many."""
-        for number, rule in self.rules():
-            for match in rule.matches:
-                for each in match.matches if isinstance(match, OneOf) and not is_of_addresses(match) else (match,):
-                    yield number, each
+    @cached_property
+    def _asked(self) -> dict[type[Match], list[tuple[int, Match]]]:
+        """What is asked, each once, by what it asks for; where it looks a set up, with the number of the ruleset.
 
-    def actions(self) -> Iterator[Action]:
-        """Yield every action of theirs."""
-        for _, rule in self.rules():
-            yield rule.action
+        Anonymous sets are taken apart, but for those of addresses, which may be long and are known by identity.
+        """
+        each = {
+            (number if isinstance(match, InSet) else id(match) if isinstance(match, OneOf) else 0, match): None
+            for number, rule in self._rules()
+            for asked in rule.matches
+            for match in (asked.matches if isinstance(asked, OneOf) and not is_of_addresses(asked) else (asked,))
+        }
+        found: dict[type[Match], list[tuple[int, Match]]] = {}
+        for number, match in each:
+            found.setdefault(type(match), []).append((number, match))
+        return found
+
+    def _matches(self, *kinds: type[Match]) -> Iterator[tuple[int, Match]]:
+        for kind in kinds:
+            yield from self._asked.get(kind, ())
 
     @cached_property
+    def _actions(self) -> tuple[Action, ...]:
+        return tuple({rule.action: None for _, rule in self._rules()})
+
+    @property
     def addresses(self) -> Atoms[int]:
-        """The addresses of the family, cut by whatever asks for either end's."""
+        """The addresses of the family, cut by whatever asks for either end's. Raises `TooLarge`."""
+        if isinstance(self._addresses, TooLarge):
+            raise self._addresses
+        return self._addresses
+
+    @cached_property
+    def _addresses(self) -> Atoms[int] | TooLarge:
+        try:
+            return self._cut_addresses()
+        except TooLarge as error:
+            return error
+
+    def _cut_addresses(self) -> Atoms[int]:
         of_family = [LOOPBACK[self.family], MULTICAST[self.family], UNSPECIFIED[self.family]]
-        spans: dict[Hashable, Sequence[Span]] = {each: [_ends(each)] for each in of_family}
+        spans: dict[Hashable, Sequence[Span]] = {each: [ends_of(each)] for each in of_family}
         single = [LOOPBACK_ADDRESS[self.family], BROADCAST]
-        for number, match in self.matches():
+        for number, match in self._matches(Src, Dst, Between, OneOf, InSet):
             match match:
                 case Src(network=network) | Dst(network=network) if family_of(network) is self.family:
-                    spans[network] = [_ends(network)]
+                    spans[network] = [ends_of(network)]
                 case Between(first=first, last=last) if family_of(first) is self.family:
                     spans[first, last] = [(int(first), int(last))]
                 case OneOf() if implied_families(match) == (self.family,):
                     spans[id(match)] = address_spans(match)
-                case InSet(field=field, name=name) if field not in _PORT_FIELDS:
+                case InSet(field=looked_up, name=name) if looked_up not in PORT_FIELDS:
                     spans |= self._looked_up(number, name)
                 case _:
                     pass
-        for action in self.actions():
+        for action in self._actions:
             match action:
                 case Snat(address=address) | DnatTo(address=address):
                     single.append(address)
@@ -110,7 +153,7 @@ class Mentions:
                     pass
         spans |= {each: [(int(each), int(each))] for each in single if family_of(each) is self.family}
         highest = 2**32 - 1 if self.family is Family.IPV4 else 2**128 - 1
-        return cut(spans, [(0, highest)], ADDRESSES[self.family])
+        return cut(spans, [(0, highest)], ADDRESSES[self.family], self.work)
 
     def _looked_up(self, number: int, name: str) -> dict[Hashable, list[Span]]:
         elements = self.rulesets[number].find_set(name)
@@ -120,31 +163,41 @@ class Mentions:
             if family_of(elements.elements[0].value.address) is not self.family:
                 return {}
             return {(number, name, ports): [(each, each) for each in some] for ports, some in pairs(elements).items()}
-        spans = [_ends(each.value) for each in elements.elements if not isinstance(each.value, PortRange | AddressPort)]
+        spans = [
+            ends_of(each.value) for each in elements.elements if not isinstance(each.value, PortRange | AddressPort)
+        ]
         first = elements.elements[0].value
-        return {(number, name): spans} if _family(first) is self.family else {}
+        return {(number, name): spans} if family_of_element(first) is self.family else {}
 
     @cached_property
-    def ports(self) -> Atoms[int]:
-        """The ports, cut by whatever asks for either end's."""
+    def _ports(self) -> dict[Protocol, Atoms[int]]:
+        return {}
+
+    def ports(self, protocol: Protocol) -> Atoms[int]:
+        """Return the ports of a protocol, cut by whatever asks for either end's."""
+        if protocol not in self._ports:
+            self._ports[protocol] = self._cut_ports(protocol)
+        return self._ports[protocol]
+
+    def _cut_ports(self, protocol: Protocol) -> Atoms[int]:
         spans: dict[Hashable, Sequence[Span]] = {}
-        for number, match in self.matches():
+        for number, match in self._matches(SrcPort, DstPort, Ports, InSet):
             match match:
-                case SrcPort(protocol=self.protocol, ports=ports) | DstPort(protocol=self.protocol, ports=ports):
+                case SrcPort(protocol=asked, ports=ports) | DstPort(protocol=asked, ports=ports) if asked is protocol:
                     spans[ports] = [(ports.first, ports.last)]
-                case Ports(protocol=self.protocol, ranges=ranges):
+                case Ports(protocol=asked, ranges=ranges) if asked is protocol:
                     spans[ranges] = list(joined((each.first, each.last) for each in ranges))
-                case InSet(field=field, name=name) if field in _PORT_FIELDS | _PAIR_FIELDS:
-                    spans |= _looked_up_ports(number, self.rulesets[number].find_set(name))
+                case InSet(field=looked_up, name=name) if looked_up in PORT_FIELDS | PAIR_FIELDS:
+                    spans |= ports_looked_up(number, self.rulesets[number].find_set(name))
                 case _:
                     pass
-        for action in self.actions():
+        for action in self._actions:
             match action:
                 case Redirect(port=port) | Dnat(port=port) | DnatTo(port=int(port)):
                     spans[port] = [(port, port)]
                 case _:
                     pass
-        return cut(spans, [(1, 65535)], (*SERVICES, *CLIENTS))
+        return cut(spans, [(1, 65535)], (*SERVICES, *CLIENTS), self.work)
 
     @cached_property
     def owners(self) -> dict[Owner, Atoms[int]]:
@@ -154,11 +207,11 @@ class Mentions:
     @cached_property
     def marks(self) -> MarkGroups:
         """The bits of marks, in groups that no rule takes apart."""
-        return group((match for _, match in self.matches()), self.actions())
+        return group((match for _, match in self._matches(PacketMark, ConnMark)), self._actions)
 
     def _numbers(self, owner: Owner) -> Atoms[int]:
         spans: dict[Hashable, list[Span]] = {NOBODY: [(NOBODY, NOBODY)]}
-        for _, match in self.matches():
+        for _, match in self._matches(SocketUser, SocketOwner):
             match match:
                 case SocketUser(user=user) if owner is Owner.USER:
                     spans[user, user] = [(user, user)]
@@ -166,12 +219,14 @@ class Mentions:
                     spans[first, last] = [(first, min(last, MOST_USER))]
                 case _:
                     pass
-        return cut(spans, [(NOBODY, MOST_USER)], USERS)
+        return cut(spans, [(NOBODY, MOST_USER)], USERS, self.work)
 
     @cached_property
     def interfaces(self) -> Atoms[str]:
         """Names of interfaces, sorted out by the names and beginnings that are asked for; ``lo`` is one."""
-        asked = dict.fromkeys(match.name for _, match in self.matches() if isinstance(match, InIface | OutIface))
+        asked = dict.fromkeys(
+            match.name for _, match in self._matches(InIface, OutIface) if isinstance(match, InIface | OutIface)
+        )
         whole = [name for name in asked if not name.endswith("*")]
         stems = [name[:-1] for name in asked if name.endswith("*")]
         taken = {*whole, "lo"}
@@ -198,7 +253,7 @@ class Mentions:
             "begins": [each for each in FLAGS if begins(each)],
             "resets": [each for each in FLAGS if TcpFlag.RST in each],
         }
-        for _, match in self.matches():
+        for _, match in self._matches(TcpFlags, NoTcpFlags):
             match match:
                 case TcpFlags(among=among, set=wanted):
                     tests[among, wanted] = [each for each in FLAGS if set(each) & set(among) == set(wanted)]
@@ -212,7 +267,7 @@ class Mentions:
     def cgroups(self) -> Atoms[tuple[int | str, ...]]:
         """The cgroups that a socket can be in, sorted out by those asked for; `()` is that of no socket."""
         asked = dict.fromkeys(
-            (match.level, match.cgroup) for _, match in self.matches() if isinstance(match, SocketCgroup)
+            (match.level, match.cgroup) for _, match in self._matches(SocketCgroup) if isinstance(match, SocketCgroup)
         )
         deepest = max((level for level, _ in asked), default=0)
         ways: list[tuple[int | str, ...]] = [()]
@@ -224,48 +279,6 @@ class Mentions:
             for level, cgroup in asked
         }
         return sort_out(ways, tests, ways)
-
-
-_PORT_FIELDS = frozenset({SetField.TCP_DST_PORT})
-_PAIR_FIELDS = frozenset({SetField.DST_V4_TCP_DST_PORT, SetField.DST_V6_TCP_DST_PORT})
-
-
-def pairs(elements: Set) -> dict[tuple[int, ...], list[int]]:
-    """Return the addresses of a set of addresses with ports, by the ports that they stand with."""
-    ports: dict[int, set[int]] = {}
-    for element in elements.elements:
-        if isinstance(element.value, AddressPort):
-            ports.setdefault(int(element.value.address), set()).add(element.value.port)
-    alike: dict[tuple[int, ...], list[int]] = {}
-    for address, some in ports.items():
-        alike.setdefault(tuple(sorted(some)), []).append(address)
-    return alike
-
-
-def _looked_up_ports(number: int, elements: Set | None) -> dict[Hashable, list[Span]]:
-    if elements is None:
-        return {}
-    found: dict[Hashable, list[Span]] = {
-        (number, elements.name, ports): [(each, each) for each in ports] for ports in pairs(elements)
-    }
-    ranges = [(each.value.first, each.value.last) for each in elements.elements if isinstance(each.value, PortRange)]
-    return found | ({(number, elements.name): ranges} if ranges else {})
-
-
-def _ends(value: Network | AddressRange) -> Span:
-    if isinstance(value, AddressRange):
-        return int(value.first), int(value.last)
-    return int(value.network_address), int(value.broadcast_address)
-
-
-def _family(value: object) -> Family | None:
-    match value:
-        case AddressRange(first=first):
-            return family_of(first)
-        case PortRange() | AddressPort():
-            return None
-        case network:
-            return family_of(network)  # type: ignore[arg-type]
 
 
 def _endings(stem: str) -> Iterator[str]:

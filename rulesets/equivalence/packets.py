@@ -45,6 +45,8 @@ def answer(space: Space, connection: Connection) -> Header:
     """Return an answer on its connection: from a socket here, or from where the first packet went."""
     here = connection.answered_here
     forwarded = not here and space.kind.way is Way.THROUGH
+    translation = connection.last.translation
+    masqueraded = translation is not None and translation.source is not None
     out: Term | None = space.loopback if connection.looped else space.free(Role.LATER, "out_interface")
     return _later(
         space,
@@ -53,7 +55,7 @@ def answer(space: Space, connection: Connection) -> Header:
             hook=Hook.OUTPUT if here else Hook.PREROUTING,
             in_interface=None if here else space.free(Role.LATER, "in_interface"),
             out_interface=out if here or forwarded else None,
-            destination_local=connection.looped or not (here or forwarded),
+            destination_local=connection.looped or not (here or (forwarded and not masqueraded)),
             source_local=Fixed(0 if here else 1),
             first_address=None,
             connection_mark=connection.mark,
@@ -74,8 +76,34 @@ def another(space: Space, connection: Connection) -> Header:
             else first.out_interface,
             direction=Direction.ORIGINAL,
             connection_mark=connection.mark,
+            translation=connection.last.translation,
         ),
     )
+
+
+def translated(space: Space, header: Header, hook: Hook) -> Header:
+    """Return a packet as connection tracking leaves it at a hook, as `rulesets.packet.following` says."""
+    made, first = header.translation, space.first()
+    if made is None:
+        return header
+    to_destination = hook in (Hook.PREROUTING, Hook.OUTPUT)
+    original = header.direction is Direction.ORIGINAL
+    if to_destination and original and made.destination is not None:
+        address, port = made.destination
+        local = header.destination_local if header.settled else made.local
+        leaving = made.out_interface if hook is Hook.OUTPUT and made.out_interface else header.out_interface
+        return replace(
+            header, destination=address, destination_port=port, destination_local=local, out_interface=leaving
+        )
+    if to_destination and not original and made.source is not None:
+        local = header.destination_local if header.settled else space.kind.way in (Way.OUT, Way.TO_SELF)
+        return replace(header, destination=first.source, destination_port=first.source_port, destination_local=local)
+    if not to_destination and original and made.source is not None:
+        address, port = made.source
+        return replace(header, source=address, source_port=port)
+    if not to_destination and not original and made.destination is not None:
+        return replace(header, source=first.destination, source_port=first.destination_port)
+    return header
 
 
 def reset(space: Space, refused: Header) -> Header:

@@ -3,15 +3,17 @@
 from dataclasses import replace
 
 from rulesets.equivalence.chains import Chains
-from rulesets.equivalence.diagrams import Node
+from rulesets.equivalence.nodes import Node
+from rulesets.equivalence.packets import translated
 from rulesets.equivalence.sameness import changed
 from rulesets.equivalence.space import Space
 from rulesets.equivalence.terms import Header, RuleAt, Trip
-from rulesets.model import Ruleset
+from rulesets.model import Chain, Ruleset
 from rulesets.packet import Fate
+from rulesets.packet.effects import Place
+from rulesets.packet.stations import Station, stations
 from rulesets.vocabulary import ChainType, ConnState, Hook, Policy, Protocol
 
-_CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK, include/uapi/linux/netfilter_ipv4.h
 _ICMP = (Protocol.ICMP, Protocol.ICMPV6)
 
 
@@ -23,14 +25,8 @@ class Passages:
         self._space = space
         self._naming = naming
         self._rulesets = dict(enumerate(rulesets, first))
-        met = [
-            (number, chain)
-            for number, each in self._rulesets.items()
-            if each.family in (None, space.kind.family)
-            for chain in each.chains
-        ]
-        met.sort(key=lambda pair: pair[1].priority)
-        self._chains = {hook: [(number, chain) for number, chain in met if chain.hook is hook] for hook in Hook}
+        self.numbers = tuple(self._rulesets)
+        self._stations = stations(self._rulesets.items(), space.kind.family)
         self._done: dict[tuple[Hook, int, Trip], Node] = {}
 
     def through(self, header: Header) -> Node:
@@ -42,10 +38,8 @@ class Passages:
         key = (hook, number, trip)
         found = self._done.get(key)
         if found is None:
-            if number < len(self._chains[hook]):
-                found = self._base_chain(hook, number, trip)
-            else:
-                found = self._next_hook(hook, trip)
+            there = number < len(self._stations[hook])
+            found = self._at(hook, number, trip) if there else self._next_hook(hook, trip)
             self._done[key] = found
         return found
 
@@ -63,11 +57,17 @@ class Passages:
             trip = replace(trip, route_mark=trip.header.mark)  # the route is looked up with the mark that it has now
         return self._space.diagrams.leaf(trip) if after is None else self._from(after, 0, trip)
 
-    def _base_chain(self, hook: Hook, number: int, trip: Trip) -> Node:
-        ruleset, chain = self._chains[hook][number]
-        if chain.type is ChainType.NAT and (trip.mapped or not self._asks_nat(trip.header)):
+    def _at(self, hook: Hook, number: int, trip: Trip) -> Node:
+        """Return how a packet fares from a station on."""
+        station = self._stations[hook][number]
+        chain, asks_nat = station.chain, not trip.mapped and self._asks_nat(trip.header)
+        if chain is None and not asks_nat:
+            trip = replace(trip, header=translated(self._space, trip.header, hook))
+        if chain is None or (chain.type is ChainType.NAT and not asks_nat):
             return self._from(hook, number + 1, trip)
+        return self._base_chain(hook, number, station, chain, trip)
 
+    def _base_chain(self, hook: Hook, number: int, station: Station, chain: Chain, trip: Trip) -> Node:
         def ended(after: Trip) -> Node:
             if after.fate is not Fate.ACCEPTED:
                 return self._space.diagrams.leaf(after)
@@ -82,12 +82,13 @@ class Passages:
         def fell_off(after: Trip) -> Node:
             if chain.policy is Policy.ACCEPT:
                 return ended(after)
-            at = RuleAt(ruleset, chain.name, -1)
+            at = RuleAt(station.ruleset, chain.name, -1)
             names = replace(after.names, fate=at) if self._naming else after.names
             return self._space.diagrams.leaf(replace(after, fate=Fate.DROPPED, names=names))
 
-        early = chain.priority < _CONNTRACK_PRIORITY and hook in (Hook.PREROUTING, Hook.OUTPUT)
-        chains = Chains(self._space, self._rulesets[ruleset], ruleset, hook, ended, early=early, naming=self._naming)
+        ruleset = self._rulesets[station.ruleset]
+        place = Place(hook=hook, early=station.early, iptables=ruleset.family is not None)
+        chains = Chains(self._space, ruleset, station.ruleset, place, ended, naming=self._naming)
         return chains.through(chain.name, chain.rules, trip, fell_off)
 
     def _asks_nat(self, header: Header) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from rulesets.equivalence.diagrams import Node
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.plain import BROADCAST, LOOPBACK, MULTICAST, NOBODY, UNSPECIFIED
 from rulesets.equivalence.space import FirstAddress, Role, Space, Way
 from rulesets.equivalence.terms import Free, Header
@@ -48,13 +48,10 @@ def _ends(space: Space) -> Iterator[Node]:
     for field in ("interface_address", "leaving_address"):
         # An interface's address is one that a packet may come from.
         yield among(space.free(Role.FIRST, field).variable, multicast | broadcast | unspecified)
-    address = space.interface_address()
     first = space.free(Role.FIRST, "first_address").variable
-    another = among(first, space.first_addresses.taken[FirstAddress.ANOTHER])
-    for atom in range(space.addresses.count):
-        if space.addresses.single >> atom & 1:
-            same = space.diagrams.both(space.is_among(address, 1 << atom), among(destination, 1 << atom))
-            yield space.diagrams.both(another, same)
+    if kind.way in (Way.IN, Way.THROUGH):
+        another = among(first, space.first_addresses.taken[FirstAddress.ANOTHER])
+        yield space.diagrams.both(another, space.alike(destination, space.interface_address().variable))
     if kind.way is Way.THROUGH:
         # What is for an address of this namespace isn't forwarded.
         yield among(first, space.first_addresses.taken[FirstAddress.ASKED_FOR])

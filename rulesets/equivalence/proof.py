@@ -3,20 +3,19 @@
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from rulesets.equivalence.diagrams import TooLarge
+from rulesets.equivalence.limits import TooLarge, Work, largest
 from rulesets.equivalence.mentions import Mentions
 from rulesets.equivalence.passage import Passages
+from rulesets.equivalence.runs import merged, unmerged
 from rulesets.equivalence.sameness import What
 from rulesets.equivalence.space import Kind, Space, Way
 from rulesets.equivalence.story import Followed, Parting, Story
 from rulesets.equivalence.terms import RuleAt, Trip
 from rulesets.equivalence.wanted import WANTED, Case, classify
 from rulesets.equivalence.witness import Witness, find
-from rulesets.model import Chain, RegularChain, Rule, Ruleset
-from rulesets.vocabulary import ConnState, Family, Protocol
-
-MOST_NODES = 2_000_000
-"""How large the diagrams of one kind of packets may grow: about 1 GB."""
+from rulesets.model import Rule, Ruleset
+from rulesets.packet import Packet, walk_together
+from rulesets.vocabulary import ConnState, Family, InIpset, Protocol
 
 _PROTOCOLS = {
     Family.IPV4: (Protocol.TCP, Protocol.UDP, Protocol.ICMP),
@@ -123,22 +122,29 @@ Side = Ruleset | Sequence[Ruleset]
 def prove(a: Side, b: Side, *, expected: Collection[str] = ()) -> Proof:
     """Tell whether two sides treat all packets alike. `expected` are slugs of wanted differences, `a` is Weir's then.
 
-    Connections are followed from the first packet until nothing new can happen to one of theirs. What a table of nft
-    doesn't say can't be compared: routes, listeners, and the translation of packets that come after the first.
+    Connections are followed from the first packet until nothing new can happen to one of theirs, translated at each
+    hook as the kernel does it. What rules don't say can't be compared: routes, listeners, what an ipset holds. Where
+    it would cost more than `limits` allows the answer is unknown, and names the limit.
     """
     for slug in expected:
         if slug not in WANTED:
             raise ValueError(f"no difference is called {slug!r}; there are {', '.join(WANTED)}")
     first, rulesets = side_of(a), (*side_of(a), *side_of(b))
     cells = unknown = 0
+    work = Work()
     reasons: dict[str, None] = {}
     found: dict[object, Difference] = {}
-    for kind, mentions in kinds(rulesets):
+    for kind, mentions in kinds(rulesets, work):
         try:
+            work.step()
             followed, differences = _compared(kind, mentions, len(first))
-        except (TooLarge, RecursionError):
+        except (TooLarge, RecursionError) as error:
+            if _the_same(first, rulesets[len(first) :]):
+                cells += 1
+                continue
             unknown += 1
-            reasons[f"{kind.family} {kind.protocol} {kind.way}: the rules are too many or too deep to compare"] = None
+            why = "chains lead to one another too deeply" if isinstance(error, RecursionError) else str(error)
+            reasons[f"too much to compare: {why}; {largest(rulesets)}"] = None
             continue
         cells += followed.cells
         unknown += followed.unknown
@@ -160,6 +166,12 @@ def prove(a: Side, b: Side, *, expected: Collection[str] = ()) -> Proof:
     return Equal(cells=cells, expected=known)
 
 
+def _the_same(first: tuple[Ruleset, ...], second: tuple[Ruleset, ...]) -> bool:
+    """Tell whether two sides are the same rules, of which nothing is left to chance: no packet can fare differently."""
+    asked = (match for ruleset in first for rule in ruleset.rules() for match in rule.matches)
+    return first == second and not any(isinstance(each, InIpset) for each in asked)
+
+
 def _compared(kind: Kind, mentions: Mentions, of_first: int) -> tuple[Followed, list[Difference]]:
     space, followed = follow(kind, mentions, of_first, naming=False)
     if not followed.partings:
@@ -174,11 +186,14 @@ def side_of(side: Side) -> tuple[Ruleset, ...]:
     return (side,) if isinstance(side, Ruleset) else tuple(side)
 
 
-def kinds(rulesets: tuple[Ruleset, ...]) -> Iterator[tuple[Kind, Mentions]]:
-    """Yield the kinds of packets there are, each with what the rulesets mention of it."""
+def kinds(
+    rulesets: tuple[Ruleset, ...], work: Work | None = None, *, merging: bool = True
+) -> Iterator[tuple[Kind, Mentions]]:
+    """Yield the kinds of packets there are, each with what the rulesets mention of it, runs merged or not."""
+    known = tuple(merged(each) if merging else unmerged(each) for each in rulesets)
     for family, protocols in _PROTOCOLS.items():
+        mentions = Mentions(merged=known, family=family, work=work or Work())
         for protocol in protocols:
-            mentions = Mentions(rulesets=rulesets, family=family, protocol=protocol)
             for way in Way:
                 yield Kind(way=way, family=family, protocol=protocol), mentions
                 if protocol is Protocol.TCP:
@@ -187,7 +202,7 @@ def kinds(rulesets: tuple[Ruleset, ...]) -> Iterator[tuple[Kind, Mentions]]:
 
 def follow(kind: Kind, mentions: Mentions, of_first: int, *, naming: bool) -> tuple[Space, Followed]:
     """Follow all packets of a kind through both sides' rules; `of_first` rulesets are the first side's."""
-    space = Space(kind, mentions, MOST_NODES)
+    space = Space(kind, mentions)
     a, b = mentions.rulesets[:of_first], mentions.rulesets[of_first:]
     sides = (Passages(space, a, 0, naming=naming), Passages(space, b, of_first, naming=naming))
     return space, Story(space, sides).follow()
@@ -201,12 +216,16 @@ def explained(space: Space, parting: Parting) -> Iterator[Difference]:
         before = space.diagrams.either(before, where)
         if here is not space.diagrams.no:
             witness = find(space, parting.scene, here)
-            one, other = (_decided(trip, what, space.mentions.rulesets) for trip in parting.trips)
+            one, other = (
+                _decided(space, trip, what, numbers, packet)
+                for trip, numbers, packet in zip(parting.trips, parting.sides, witness.passages[-1], strict=True)
+            )
             slug = classify(Case(space=space, parting=parting, what=what, mine=one.rule, others=other.rule))
             yield Difference(witness=witness, what=what, a_decided=one, b_decided=other, wanted=slug)
 
 
-def _decided(trip: Trip, what: What, rulesets: Sequence[Ruleset]) -> Decided:
+def _decided(space: Space, trip: Trip, what: What, numbers: Sequence[int], packet: Packet) -> Decided:
+    """Return the rule that decided about a packet on the side of these rulesets."""
     names = trip.names
     of_what: dict[What, RuleAt | None] = {
         What.FATE: names.fate or names.target,
@@ -219,8 +238,15 @@ def _decided(trip: Trip, what: What, rulesets: Sequence[Ruleset]) -> Decided:
     at = of_what[what]
     if at is None:
         return Decided()
-    ruleset = rulesets[at.ruleset]
-    chains: tuple[Chain | RegularChain, ...] = (*ruleset.chains, *ruleset.regular)
-    rules = next(each.rules for each in chains if each.name == at.chain)
-    rule = rules[at.number] if at.number >= 0 else None
-    return Decided(table=ruleset.table, chain=at.chain, number=at.number + 1, rule=rule)
+    merged = space.mentions.merged
+    original = merged[at.ruleset].original
+    if at.number < 0:
+        return Decided(table=original.table, chain=at.chain)
+    chain = original.chain(at.chain) or original.regular_chain(at.chain)
+    rules, run = chain.rules if chain else (), merged[at.ruleset].places[at.chain][at.number]
+    number = run.start
+    if len(run) > 1:
+        verdict = walk_together(tuple(merged[each].original for each in numbers), packet)
+        met = (each.number - 1 for each in verdict.rules if each.chain == at.chain and each.number - 1 in run)
+        number = next(met, number)
+    return Decided(table=original.table, chain=at.chain, number=number + 1, rule=rules[number])

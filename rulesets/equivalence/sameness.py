@@ -5,10 +5,11 @@ from enum import StrEnum
 from typing import Any
 
 from rulesets.equivalence.atoms import Atoms
-from rulesets.equivalence.diagrams import Node
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.space import Space
 from rulesets.equivalence.terms import Fixed, Free, Header, Mixed, Term, Trip
 from rulesets.packet import Fate
+from rulesets.vocabulary import ConnState
 
 
 class What(StrEnum):
@@ -48,7 +49,9 @@ def differences(
         marks = changed(space, first.connection_mark, second.connection_mark) if stays else no
         return {What.CONNECTION_MARK: marks} if marks is not no else {}
     target = yes if (one.tproxy, one.masqueraded) != (other.tproxy, other.masqueraded) else no
-    for field, atoms in _ENDS.items():
+    # Packets that are translated otherwise were told apart when their connection began.
+    compared = first.state is ConnState.NEW or entered[0].translation == entered[1].translation
+    for field, atoms in _ENDS.items() if compared else ():
         if getattr(entered[0], field) == getattr(entered[1], field):
             differ = _differ(space, getattr(first, field), getattr(second, field), getattr(space, atoms))
             target = space.diagrams.either(target, differ)
@@ -89,12 +92,6 @@ def _differ(space: Space, one: Term | None, other: Term | None, atoms: Atoms[Any
                 atom = atoms.atom_of(atoms.examples[atom][0] ^ flip)
             return diagrams.among(variable, atoms.all & ~(1 << atom))
         case Free(variable=first, flip=flip), Free(variable=second, flip=second_flip) if first != second:
-            alike = diagrams.no
-            for atom in range(atoms.count):
-                if atoms.single >> atom & 1:
-                    turned = atoms.atom_of(atoms.examples[atom][0] ^ flip ^ second_flip) if flip ^ second_flip else atom
-                    both = diagrams.both(diagrams.among(first, 1 << atom), diagrams.among(second, 1 << turned))
-                    alike = diagrams.either(alike, both)
-            return diagrams.negation(alike)
+            return diagrams.negation(space.alike(first, second, flip ^ second_flip))
         case _:
             return diagrams.yes

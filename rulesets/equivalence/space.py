@@ -7,8 +7,10 @@ from functools import cached_property
 from typing import Any
 
 from rulesets.equivalence.atoms import Atoms, sort_out
-from rulesets.equivalence.diagrams import Diagrams, Node
+from rulesets.equivalence.diagrams import Diagrams
+from rulesets.equivalence.limits import MOST_NODES
 from rulesets.equivalence.mentions import Mentions
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.plain import ADDRESSES, CLIENTS, INTERFACES, SERVICES, USERS
 from rulesets.equivalence.terms import Fixed, Free, Header, Term
 from rulesets.packet import Direction, Receiver
@@ -86,13 +88,16 @@ class Variable:
 class Space:
     """Everything that one kind of packets can be, for the rules of both sides."""
 
-    def __init__(self, kind: Kind, mentions: Mentions, most_nodes: int) -> None:
-        """Take the atoms of every field from what the rulesets mention for this family and protocol."""
+    def __init__(self, kind: Kind, mentions: Mentions, most_nodes: int = MOST_NODES) -> None:
+        """Take the atoms of every field from what the rulesets mention for this family and protocol.
+
+        Raises `TooLarge`, here and wherever something is made of it.
+        """
         self.kind = kind
         self.mentions = mentions
         self.marks = mentions.marks
         self.addresses = mentions.addresses
-        self.ports = mentions.ports
+        self.ports = mentions.ports(kind.protocol)
         self.interfaces = mentions.interfaces
         self.flags = mentions.flags
         self.cgroups = mentions.cgroups
@@ -103,7 +108,7 @@ class Space:
         self._by_name: dict[tuple[Role, str, int], int] = {}
         self.first_addresses: Atoms[FirstAddress] = sort_out(FirstAddress, {each: [each] for each in FirstAddress})
         self._declare()
-        self.diagrams = Diagrams([each.atoms.count for each in self.variables], most_nodes)
+        self.diagrams = Diagrams([each.atoms.count for each in self.variables], most_nodes, mentions.work)
 
     @cached_property
     def loopback(self) -> Fixed:
@@ -129,14 +134,15 @@ class Space:
         self._make(first, "source_local", self.booleans, [True])
         self._make(both, "receiver", self.receivers, list(Receiver))
         peer, service, *others = ADDRESSES[self.kind.family]
+        # What must differ from the address asked for stands beside it, or each address would have all the rest anew.
         self._make(first, "destination", self.addresses, [service, *others])
+        self._make(first, "first_address", self.first_addresses, list(FirstAddress))
+        self._make(first, "interface_address", self.addresses, others)
         self._make(first, "destination_port", self.ports, SERVICES)
         self._make(first, "source", self.addresses, [peer, *others])
         self._make(first, "source_port", self.ports, CLIENTS)
         self._make(first, "tcp_flags", self.flags, [(TcpFlag.SYN,), (TcpFlag.ACK,)])
         self._make((Role.LATER,), "tcp_flags", self.flags, [(TcpFlag.ACK,)])
-        self._make(first, "first_address", self.first_addresses, list(FirstAddress))
-        self._make(first, "interface_address", self.addresses, others)
         self._make(both, "leaving_address", self.addresses, others)
 
     def _make(
@@ -190,9 +196,24 @@ class Space:
             direction=Direction.ORIGINAL,
         )
 
-    def interface_address(self) -> Term:
+    def interface_address(self) -> Free:
         """Return the first address of the interface, where it is another than the one asked for."""
         return self.free(Role.FIRST, "interface_address")
+
+    def alike(self, first: int, second: int, flip: int = 0) -> Node:
+        """Return where two variables of a field are surely the same value, one of them with some bits turned over.
+
+        Two of one atom of several values needn't be: no rule can tell, and an example that differs is found.
+        """
+        one, other = sorted((first, second))
+        atoms = self.variables[one].atoms
+        pairs = {
+            atom: atoms.atom_of(atoms.examples[atom][0] ^ flip) if flip else atom
+            for atom in range(atoms.count)
+            if atoms.single >> atom & 1
+        }
+        points = {atom: self.diagrams.among(other, 1 << same) for atom, same in pairs.items()}
+        return self.diagrams.at_points(one, points)
 
     def is_among(self, term: Term | None, mask: int) -> Node:
         """Return where a term is one of some atoms; nothing is where there is no such field."""

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from rulesets.equivalence.diagrams import Node, cells, leaves
+from rulesets.equivalence.answers import cells
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.packets import Connection, another, answer, looped, reset
 from rulesets.equivalence.passage import Passages
 from rulesets.equivalence.possible import possible_first, possible_later
@@ -49,9 +50,13 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parting:
-    """Where two sides treat a packet differently: how, and in what at which values."""
+    """Where two sides treat a packet differently: how, and in what at which values.
+
+    `sides` are the numbers of each side's rulesets.
+    """
 
     scene: Scene
+    sides: tuple[tuple[int, ...], tuple[int, ...]]
     trips: tuple[Trip, Trip]
     what: Mapping[What, Node]
 
@@ -101,13 +106,9 @@ class Story:
 
         both = diagrams.joined((where, *trips), together)
         self._found.cells += cells(both, lambda value: value is not False)
-        for pair in leaves(both):
-            if isinstance(pair, tuple):
-                one, other = pair
-                there = diagrams.joined(
-                    (both,), lambda value, pair=pair: diagrams.yes if value is pair else diagrams.no
-                )
-                self._compare(scene, there, one, other)
+        for leaf, there in diagrams.regions(both).items():
+            if isinstance(leaf.value, tuple):
+                self._compare(scene, there, *leaf.value)
 
     def _compare(self, scene: Scene, there: Node, one: Trip, other: Trip) -> None:
         diagrams = self._space.diagrams
@@ -126,7 +127,9 @@ class Story:
             what[What.CONNECTION_MARK] = diagrams.without(what[What.CONNECTION_MARK], self._by_lo(one, other))
         what = {each: differ for each, differ in what.items() if differ is not diagrams.no}
         if what:
-            self._found.partings.append(Parting(scene=replace(scene, where=there), trips=(one, other), what=what))
+            scene = replace(scene, where=there)
+            numbers = (self._sides[0].numbers, self._sides[1].numbers)
+            self._found.partings.append(Parting(scene=scene, sides=numbers, trips=(one, other), what=what))
         self._waiting.extend(
             each for each in self._following(scene, there, one, other) if each.where is not diagrams.no
         )

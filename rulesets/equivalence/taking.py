@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from rulesets.equivalence.diagrams import Node, TooLarge, leaves
+from rulesets.equivalence.answers import leaves
+from rulesets.equivalence.limits import MOST_NODES, TooLarge
 from rulesets.equivalence.mentions import Mentions
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.packets import looped
 from rulesets.equivalence.passage import Passages
 from rulesets.equivalence.possible import possible_first
-from rulesets.equivalence.proof import MOST_NODES, Decided, Side, kinds, side_of
+from rulesets.equivalence.proof import Decided, Side, kinds, side_of
 from rulesets.equivalence.sameness import What, differences
 from rulesets.equivalence.space import Kind, Space
 from rulesets.equivalence.story import Moment, Scene
@@ -94,7 +96,7 @@ def taken(foreign: Side, ours: Ruleset, *, most_nodes: int = MOST_NODES) -> Taki
         if each.chains
         for part in each.foreign
     }
-    for kind, mentions in kinds((ours, *earlier, ours)):
+    for kind, mentions in kinds((ours, *earlier, ours), merging=False):
         if kind.state is not ConnState.NEW or kind.protocol not in (Protocol.TCP, Protocol.UDP):
             continue
         try:

@@ -31,6 +31,23 @@ class Mixed:
 Term = Free | Fixed | Mixed
 
 
+End = tuple[Term, Term | None]
+"""An address and a port."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """How the packets of a connection are translated: as `rulesets.packet.Translation`, with terms for values.
+
+    What they were sent with are the variables of the first packet.
+    """
+
+    destination: End | None = None
+    source: End | None = None
+    local: bool = False
+    out_interface: Term | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """A packet as it enters the stack, or as it has become; as `Packet`, with terms for values.
@@ -60,6 +77,7 @@ class Header:
     state: ConnState
     direction: Direction
     settled: bool = False
+    translation: Translation | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -83,15 +83,27 @@ def _mark_bits(case: Case) -> bool:
 
 
 def _ingress_mark(case: Case) -> bool:
+    begun = _where_marked(case)
+    return begun is not None and not begun.loops
+
+
+def _redirected_mark(case: Case) -> bool:
+    begun = _where_marked(case)
+    return begun is not None and begun.loops and begun.headers[0].translation is not None
+
+
+def _where_marked(case: Case) -> Scene | None:
+    """Return the packet on its way in that marks its connection on the other's side alone, and what comes of it."""
     scene, mine = case.parting.scene, case.parting.trips[0].header
     later = _marked_apart(scene)
     while scene.before is not None and _marked_apart(scene):
         scene = scene.before[0]  # to where the connection was marked
-    if scene.headers[0].hook is not Hook.PREROUTING or scene.loops:
-        return False
-    if later:
-        return case.what in (What.MARK, What.ROUTE) and mine.mark == case.entered[0].mark
-    return case.what is What.CONNECTION_MARK and mine.connection_mark == case.entered[0].connection_mark
+    kept = (
+        case.what in (What.MARK, What.ROUTE) and mine.mark == case.entered[0].mark
+        if later
+        else case.what is What.CONNECTION_MARK and mine.connection_mark == case.entered[0].connection_mark
+    )
+    return scene if kept and scene.headers[0].hook is Hook.PREROUTING else None
 
 
 def _marked_apart(scene: Scene) -> bool:
@@ -125,6 +137,10 @@ WANTED = {
     ),
     "ingress-mark": Wanted(
         sentence="A packet that gets the proxy's mark on its way in doesn't mark its connection.", known=_ingress_mark
+    ),
+    "redirected-mark": Wanted(
+        sentence="A packet that first bears the proxy's mark on a redirected connection doesn't mark it.",
+        known=_redirected_mark,
     ),
     "family-refused": Wanted(
         sentence="A family that isn't captured is refused rather than let past the proxy.", known=_family_refused

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from rulesets.equivalence.diagrams import Node, cheapest
+from rulesets.equivalence.answers import cheapest
 from rulesets.equivalence.examples import packet_of, valued
+from rulesets.equivalence.nodes import Node
 from rulesets.equivalence.space import Kind, Role, Space, Way
 from rulesets.equivalence.story import Moment, Scene
 from rulesets.packet import Packet

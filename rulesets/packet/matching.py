@@ -81,7 +81,8 @@ def _found(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
         case DstPort(ports=ports):
             return packet.destination_port in ports
         case InIface(name=name):
-            return hook in (Hook.PREROUTING, Hook.INPUT, Hook.FORWARD) and _same_name(name, packet.in_interface)
+            # Known in postrouting too, since Linux 5.7 (28f8bfd1ac94), where the packet came in by one.
+            return hook is not Hook.OUTPUT and _same_name(name, packet.in_interface)
         case OutIface(name=name):
             return hook in (Hook.OUTPUT, Hook.POSTROUTING, Hook.FORWARD) and _same_name(name, packet.out_interface)
         case PacketMark(mark=mark):

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from rulesets.model import Chain, Rule, Ruleset
-from rulesets.packet.effects import TRANSLATIONS, carry_out
+from rulesets.packet.effects import TRANSLATIONS, Place, carry_out
+from rulesets.packet.following import translated
 from rulesets.packet.matching import holds
+from rulesets.packet.stations import Station, stations
 from rulesets.packet.undecided import Undecided
 from rulesets.packet.values import Fate, Met, Packet, Verdict
 from rulesets.vocabulary import ChainType, ConnState, Continue, Goto, Hook, Jump, Policy, Protocol, Return
 
 _ICMP = (Protocol.ICMP, Protocol.ICMPV6)
-_CONNTRACK_PRIORITY = -200  # NF_IP_PRI_CONNTRACK, include/uapi/linux/netfilter_ipv4.h
 _Frame = tuple[str, Iterator[tuple[int, Rule]]]
 
 
@@ -21,48 +22,30 @@ def walk(ruleset: Ruleset, packet: Packet) -> Verdict:
 
 
 def walk_together(rulesets: tuple[Ruleset, ...], packet: Packet) -> Verdict:
-    """Take a packet through the chains of several rulesets that are in force at once.
-
-    Of two chains at one place with one priority that of the earlier ruleset comes first; in the kernel it is whichever
-    was loaded first.
-    """
-    met = [(each, chain) for each in rulesets if each.family in (None, packet.family) for chain in each.chains]
-    met.sort(key=lambda pair: pair[1].priority)
+    """Take a packet through the chains of several rulesets that are in force at once."""
+    met = stations(enumerate(rulesets), packet.family)
     verdict = Verdict(fate=Fate.ACCEPTED, packet=packet, rules=())
     hook: Hook | None = packet.hook
     while hook is not None:
         # A nat mapping is set up once for each direction of translation; later nat chains don't see the packet.
         mapped = False
-        for ruleset, chain in met:
-            if chain.hook is not hook or (chain.type is ChainType.NAT and (mapped or not _asks_nat(verdict.packet))):
+        for station in met[hook]:
+            chain, asks_nat = station.chain, not mapped and _asks_nat(verdict.packet)
+            if chain is None:
+                if not asks_nat:
+                    verdict = replace(verdict, packet=translated(verdict.packet, hook))
+                continue
+            if chain.type is ChainType.NAT and not asks_nat:
                 continue
             before = verdict.packet.mark
-            verdict, mapped = _through(ruleset, chain, verdict)
+            verdict, mapped_here = _through(rulesets[station.ruleset], station, chain, verdict)
+            mapped = mapped or mapped_here
             if verdict.fate is not Fate.ACCEPTED:
                 return verdict
             if chain.type is ChainType.ROUTE and verdict.packet.mark != before:
                 verdict = replace(verdict, rerouted=True)
         hook = _next(hook, verdict.packet)
     return verdict
-
-
-def looped(verdict: Verdict) -> Packet:
-    """Return the packet that comes in by ``lo`` when the one that a walk sent out went there.
-
-    It keeps its mark and its connection, translation included; the sending socket is no longer known.
-    """
-    out = verdict.packet
-    return replace(
-        out,
-        hook=Hook.PREROUTING,
-        in_interface="lo",
-        out_interface="",
-        user=None,
-        group=None,
-        cgroups=(),
-        destination_local=True,
-        nat_settled=True,
-    )
 
 
 def _next(hook: Hook, packet: Packet) -> Hook | None:
@@ -81,9 +64,9 @@ def _asks_nat(packet: Packet) -> bool:
     return (packet.state is ConnState.NEW or related) and not packet.nat_settled
 
 
-def _through(ruleset: Ruleset, chain: Chain, verdict: Verdict) -> tuple[Verdict, bool]:
+def _through(ruleset: Ruleset, station: Station, chain: Chain, verdict: Verdict) -> tuple[Verdict, bool]:
     """Return the verdict after a chain, and whether it gave the connection a mapping."""
-    early = chain.priority < _CONNTRACK_PRIORITY and chain.hook in (Hook.PREROUTING, Hook.OUTPUT)
+    place = Place(hook=chain.hook, early=station.early, iptables=ruleset.family is not None)
     way: list[_Frame] = [(chain.name, enumerate(chain.rules, 1))]
     while way:
         name, left = way[-1]
@@ -91,7 +74,7 @@ def _through(ruleset: Ruleset, chain: Chain, verdict: Verdict) -> tuple[Verdict,
         if rule is None:
             way.pop()
             continue
-        seen = _not_yet_tracked(verdict.packet) if early else verdict.packet
+        seen = _not_yet_tracked(verdict.packet) if place.early else verdict.packet
         try:
             if not _matches(ruleset, rule, seen, chain.hook):
                 continue
@@ -107,7 +90,7 @@ def _through(ruleset: Ruleset, chain: Chain, verdict: Verdict) -> tuple[Verdict,
                 way[-1] = (target, _rules(ruleset, target))
             case action:
                 tracked = seen.state not in (ConnState.INVALID, ConnState.UNTRACKED)
-                verdict, ended = carry_out(action, verdict, chain.hook, tracked=tracked)
+                verdict, ended = carry_out(action, verdict, place, tracked=tracked)
                 if ended:
                     return verdict, isinstance(action, TRANSLATIONS)
     return verdict if chain.policy is Policy.ACCEPT else replace(verdict, fate=Fate.DROPPED), False

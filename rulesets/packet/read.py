@@ -2,7 +2,7 @@
 
 from typing import assert_never
 
-from rulesets.packet.undecided import Undecided
+from rulesets.packet.undecided import Undecided, in_ipset
 from rulesets.packet.values import Packet, Receiver
 from rulesets.vocabulary import (
     Address,
@@ -72,7 +72,7 @@ def found(match: ReadMatch, packet: Packet) -> bool:
         case NoTcpFlags(among=among):
             return not set(packet.tcp_flags) & set(among)
         case InIpset(name=name):
-            raise Undecided(f"set {name!r}, whose elements no rule names")
+            raise Undecided(in_ipset(name))
         case Comment() | Aside():
             return True
         case _:

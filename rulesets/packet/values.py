@@ -15,6 +15,43 @@ class Receiver(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ends:
+    """The two ends of a packet."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    destination_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translation:
+    """How connection tracking translates the packets of a connection.
+
+    `sent` are the ends of its first packet before; `destination` and `source` are an address and port that take the
+    place of these, None where they stay. `own` says that the first packet was sent here, `local` that the new
+    destination is an address of this namespace, `out_interface` by what the packets leave then, empty for as before.
+    """
+
+    sent: Ends
+    own: bool
+    destination: tuple[Address, int] | None = None
+    source: tuple[Address, int] | None = None
+    local: bool = False
+    out_interface: str = ""
+
+    @property
+    def new_destination(self) -> bool:
+        """Whether the destination is another one indeed: conntrack's status ``dnat``."""
+        return self.destination not in (None, (self.sent.destination, self.sent.destination_port))
+
+    @property
+    def new_source(self) -> bool:
+        """Whether the source is another one indeed: conntrack's status ``snat``."""
+        return self.source not in (None, (self.sent.source, self.sent.source_port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Packet:
     """A packet as it enters the stack at `hook`: `OUTPUT` from a local socket, `PREROUTING` from an interface.
 
@@ -26,6 +63,7 @@ class Packet:
     destination and once for the source, so a packet that comes back in over loopback is past both.
     `source_local` says whether the source is an address of this namespace, `leaving_address` what a masquerade makes of
     it, `group` is the sending socket's; they and `receiver` only matter to rules that Weir doesn't write.
+    `translation` is what was made of its connection before, or is being made of it.
     """
 
     hook: Hook
@@ -50,6 +88,17 @@ class Packet:
     source_local: bool = False
     leaving_address: Address | None = None
     receiver: Receiver = Receiver.NONE
+    translation: Translation | None = None
+
+    @property
+    def ends(self) -> Ends:
+        """Its two ends."""
+        return Ends(
+            source=self.source,
+            source_port=self.source_port,
+            destination=self.destination,
+            destination_port=self.destination_port,
+        )
 
     @property
     def family(self) -> Family:
