@@ -26,8 +26,7 @@ class Backward(Steps):
         self.begin(Step.TABLE_AWAY)
         self._take_away()
         with self.handle.inside(), Conntrack() as conntrack:
-            # Their answers have no zone. Until the old rules set one, a query from the same port as an entry of these
-            # would be sent from another (nf_nat_core.c, get_unique_tuple), and its answer then be looked for in a zone.
+            # Until the old rules set a zone, a query from the port of an entry of these would be sent from another.
             forget_zoned(conntrack, both_ways=False)
         self.begin(Step.OLD_DNS_BACK)
         with self.handle.inside(), Conntrack() as conntrack:

@@ -67,9 +67,14 @@ def take_away(handle: Handle, actual: Ruleset) -> None:
 
 
 def forget_zoned(conntrack: Conntrack, *, both_ways: bool) -> None:
-    """Drop the entries of the proxy's DNS: those that have a zone in both directions, or those in the original only."""
+    """Drop the entries of the proxy's DNS: those that have a zone in both directions, or those in the original only.
+
+    Also those that an answer made which came in between two sets of rules, and was looked for in another zone: a query
+    from the same port would be sent from another because of it (nf_nat_core.c, get_unique_tuple).
+    """
     for flow in conntrack.flows(socket.IPPROTO_UDP):
-        if flow.original.destination_port == _DNS and flow.zone and (flow.zone == flow.reply_zone) is both_ways:
+        asked = flow.original.destination_port == _DNS and flow.zone and (flow.zone == flow.reply_zone) is both_ways
+        if asked or (flow.original.source_port == _DNS and not _translated(flow)):
             conntrack.delete(flow)
 
 
