@@ -115,7 +115,7 @@ class Compared:
             case Unknown() if self.here.compat or self.there.compat:
                 return "compare with what iptables-save and ip6tables-save print of iptables' rules"
             case Unknown():
-                return "compare without the rules that can't be read, or judge by hand what they do"
+                return "compare without the rules that can't be read or are too many, or judge by hand what they do"
             case Differs(differences=differences):
                 slugs = _by_slug(differences)
                 if "" not in slugs:
