@@ -87,7 +87,7 @@ def daemon(machine: Machine) -> Iterator[None]:
 CASES = [
     # The file.
     Case(name="no file", run="diff --file DIR/nothing.toml", says=("DIR/nothing.toml", "no such file", "--netns")),
-    Case(name="a directory", run="diff --file DIR", says=("DIR", "Is a directory")),
+    Case(name="a directory", run="verify --file DIR", says=("DIR", "Is a directory")),
     Case(name="below a file", run="diff --file FILE/below", says=("FILE/below", "Not a directory")),
     Case(
         name="unreadable",

@@ -226,7 +226,7 @@ def test_generated_rulesets_have_every_variant() -> None:
 def test_generated_captures_use_every_setting() -> None:
     drawn: set[str] = set()
 
-    @hypothesis_settings(quick, max_examples=800, derandomize=True, phases=[Phase.generate])
+    @hypothesis_settings(quick, max_examples=3000, derandomize=True, phases=[Phase.generate])
     @given(strategies.captures())
     def collect(capture: Capture) -> None:
         drawn.update(

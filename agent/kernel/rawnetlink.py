@@ -44,7 +44,7 @@ _HEADER = struct.Struct("=IHHII")
 _SO_SNDBUFFORCE, _SO_NETNS_COOKIE = 32, 71
 _BUFFER = 65536  # the kernel never makes a dump message of more than 32 KiB (netlink_recvmsg, max_recvmsg_len)
 _PATIENCE = struct.pack("@ll", 5, 0)  # seconds; the kernel answers within the call to send, so this only ends a bug
-_ATTEMPTS = 8
+_ATTEMPTS = 64  # where somebody changes rules without a pause, most are torn
 
 
 class _Thread(threading.local):
@@ -142,7 +142,7 @@ class RawNetlink(Closing):
         """Send one dump request and gather its messages, again from the start while the kernel says it is torn.
 
         The kernel flags a dump with NLM_F_DUMP_INTR when what it walks changed in a way that may lose entries, and says
-        ENOBUFS when a message was lost. `KernelError` after eight torn attempts.
+        ENOBUFS when a message was lost. `KernelError` after 64 torn attempts.
 
         Of more messages than `most` the rest is left where it is; the socket is then of no more use.
         """

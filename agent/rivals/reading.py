@@ -28,6 +28,8 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectIcmp,
+    SocketCgroup,
+    SocketUser,
     Tproxy,
 )
 
@@ -125,8 +127,20 @@ class _Asked:
 def _taking(asked: _Asked) -> tuple[Rival, ...]:
     """Return what is taken: of like namespaces it is worked out once."""
     found = taken(tuple(each.ruleset for each in asked.theirs), asked.ours, most_nodes=_NODES)
-    told = [_rival(each, asked.theirs) for each in found.taken]
+    told = [_rival(each, asked.theirs) for each in found.taken if not _tells_the_proxy(each)]
     return (*told, *(Rival(place="rules of others", why=each) for each in found.unread))
+
+
+def _tells_the_proxy(each: Taken) -> bool:
+    """Tell whether a rule gives the proxy's mark to what one user's or service's sockets send: so a proxy is told."""
+    theirs, ours = each.by.rule, each.decided.rule
+    return (
+        not each.unknown
+        and theirs is not None
+        and any(isinstance(match, SocketUser | SocketCgroup) for match in theirs.matches)
+        and ours is not None
+        and ours.slug == "outbound-from-proxy"
+    )
 
 
 def _rival(each: Taken, theirs: tuple[_Theirs, ...]) -> Rival:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from agent.kernel import brief
 from agent.kernel.attributes import attributes
 from agent.kernel.rawnetlink import NETLINK_NETFILTER, NETLINK_SOCK_DIAG, RawNetlink
 from netns_tests.kernel_tables import flat
@@ -274,12 +275,21 @@ def _refusal(message: bytes, code: int) -> bytes:
 @contextmanager
 def lacking(feature: str) -> Iterator[None]:
     """Have every netlink socket that Weir opens from here on be one of a kernel that lacks a feature."""
-    opened = RawNetlink.__init__
+    opened, received = RawNetlink.__init__, brief.receive
+    stubs: dict[int, Stub] = {}
 
     def stubbed(self: RawNetlink, *args: Any, **values: Any) -> None:
         opened(self, *args, **values)
-        self._socket = Stub(self._socket, LACKS[feature])  # type: ignore[assignment]
+        stub = stubs[self._socket.fileno()] = Stub(self._socket, LACKS[feature])
+        self._socket = stub  # type: ignore[assignment]
+
+    def receive(descriptor: int, buffer: bytearray) -> int:
+        stub = stubs.get(descriptor)
+        if stub is None:
+            return received(descriptor, buffer)
+        return stub.recv_into(memoryview(buffer), 0, socket.MSG_DONTWAIT)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(RawNetlink, "__init__", stubbed)
+        patched.setattr(brief, "receive", receive)
         yield
