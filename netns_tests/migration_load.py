@@ -131,11 +131,11 @@ class Round:
 
     def _wait_for_the_log(self, expected: int) -> None:
         """Wait until the proxy has said as much as is expected, or nothing more for a while: that is for the judge."""
-        log, last, since = self._proxy.captured, -1, 0.0
-        while len(log) < expected and time.monotonic() - since < SECONDS_OF_SILENCE:
-            if len(log) != last:
-                last, since = len(log), time.monotonic()
-            time.sleep(0.01)  # polling with a deadline
+        last, since = -1, 0.0
+        while (found := len(self._since())) < expected and time.monotonic() - since < SECONDS_OF_SILENCE:
+            if found != last:
+                last, since = found, time.monotonic()
+            time.sleep(0.05)  # polling with a deadline
 
     def _since(self) -> list[Captured]:
         began = self._moments[0][0]
