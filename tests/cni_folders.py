@@ -54,8 +54,9 @@ class Folders:
     def write(self, path: Path | str, text: str, mode: int = 0o644) -> Path:
         """Write a file as its owner does, in place; return its path."""
         path = self.conf / path
+        path.touch()
+        path.chmod(mode)  # before the text: a mode that comes later may be met by an installer at work
         path.write_text(text)
-        path.chmod(mode)
         return path
 
     def seen(self) -> dict[str, tuple[int, bytes]]:
