@@ -33,6 +33,22 @@ def netlink_socket(protocol: int) -> socket.socket:
     return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol, fileno=descriptor)
 
 
+def opened(path: str, flags: int) -> int:
+    """Return a descriptor of a file (open(2)) that no disk or network stands behind. Raises OSError."""
+    descriptor: int = _libc.open(os.fsencode(path), flags)
+    if descriptor < 0:
+        raise _error()
+    return descriptor
+
+
+def close(descriptor: int) -> None:
+    """Close a namespace's descriptor, or an rtnetlink socket that no group was joined with; a failure is passed over.
+
+    One of nf_tables' takes a mutex of its own, and waits: not here.
+    """
+    _libc.close(descriptor)
+
+
 def receive(descriptor: int, buffer: bytearray) -> int:
     """Return the size of what a socket has received by now, written into a buffer. Raises OSError (EAGAIN: nothing)."""
     place = (ctypes.c_char * len(buffer)).from_buffer(buffer)

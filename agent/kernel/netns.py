@@ -23,6 +23,7 @@ from agent.targets import HOST
 NETNS_DIRECTORY = Path("/run/netns")  # where iproute2 keeps named namespaces (ip-netns(8))
 _FIRST_PROCESS = Path("/proc/1/ns/net")
 _IN_MEMORY = ("/run/", "/proc/")  # where looking at a path waits for nothing
+_OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -124,7 +125,7 @@ class OpenNetns:
         """
         self.netns = netns
         try:
-            self._descriptor = os.open(netns.file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+            self._descriptor = _opened(netns.file)
         except OSError as error:
             raise _open_error(netns, error) from None
         try:
@@ -162,8 +163,12 @@ class OpenNetns:
     def close(self) -> None:
         """Let go of the namespace."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            brief.close(self._descriptor)
             self._descriptor = -1
+
+
+def _opened(path: str) -> int:
+    return (brief.opened if path.startswith(_IN_MEMORY) else os.open)(path, _OPENING)
 
 
 def _open_error(netns: Netns, error: OSError) -> Exception:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from functools import lru_cache
 
 from agent.errors import KernelError, PermissionMissing, RouteTableTaken
+from agent.kernel import brief
 from agent.kernel.rawnetlink import NLM_F_CREATE, NLM_F_EXCL, RawNetlink
 from agent.kernel.routing_messages import (
     PROTOCOL,
@@ -54,6 +55,9 @@ class _Rtnetlink(RawNetlink):
         # Since 4.20. Without it, a request for some routes brings all; what is not meant is left out here in any case.
         with suppress(OSError):
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+
+    def close(self) -> None:
+        brief.close(self._socket.detach())
 
     def list(self, kind: int, body: bytes, statement: str, most: int | None = None) -> tuple[bytes, ...]:
         answer = self.dump(kind, body, statement=statement, most=most)
@@ -97,9 +101,7 @@ def _add(rtnetlink: _Rtnetlink, routing: Routing) -> None:
     routes = [each for each in routing.routes if isinstance(each, LocalRoute)]
     if not (rules or routes):
         return
-    requests = [(_RTM_NEWRULE, rule_message(each)) for each in rules]
-    requests += [(_RTM_NEWROUTE, route_message(each)) for each in routes]
-    refused = rtnetlink.ask_together(requests, flags=NLM_F_CREATE | NLM_F_EXCL)
+    refused = rtnetlink.ask_together(_requests(tuple(rules), tuple(routes)), flags=NLM_F_CREATE | NLM_F_EXCL)
     if refused:
         done = Routing(
             rules=tuple(each for place, each in enumerate(rules) if place not in refused),
@@ -109,6 +111,15 @@ def _add(rtnetlink: _Rtnetlink, routing: Routing) -> None:
         place = min(refused)
         what = [*rules, *routes][place]
         raise _refusal(_statement(_shown(what), deletes=False), refused[place].errno, refused[place].said)
+
+
+@lru_cache(maxsize=64)
+def _requests(rules: tuple[PolicyRule, ...], routes: tuple[LocalRoute, ...]) -> tuple[tuple[int, bytes], ...]:
+    """Return what adds these: the same for all pods that are alike."""
+    return (
+        *((_RTM_NEWRULE, rule_message(each)) for each in rules),
+        *((_RTM_NEWROUTE, route_message(each)) for each in routes),
+    )
 
 
 def _read(rtnetlink: _Rtnetlink, table: int | None) -> Routing:
