@@ -19,7 +19,7 @@ NAMESPACES = 500
 FORKED = 25  # the forked sequence is this slow: it gets fewer, and what it takes is counted as for all
 ABOUT = f"{NAMESPACES} namespaces from nothing, rules and routes"
 
-ONE, TWO, FLOOR = "Weir, 1 worker", "Weir, 2 workers", "floor: C, same bytes"
+ONE, TWO, FOUR, FLOOR = "Weir, 1 worker", "Weir, 2 workers", "Weir, 4 workers", "floor: C, same bytes"
 RULES_ONE, RULES_TWO = "Weir, rules alone, 1 worker", "Weir, rules alone, 2 workers"
 C_ONE, C_TWO = "C, 1 process, asked by a pipe", "C, 2 processes, asked by pipes"
 THREE_FORKS = "three forks: Istio with nft"
@@ -37,6 +37,7 @@ def run(rounds: int, namespaces: int = NAMESPACES, forked: int = FORKED) -> Repo
             _weir(ONE, 1, supply, namespaces),
             _weir(again(ONE), 1, supply, namespaces),
             _weir(TWO, 2, supply, namespaces),
+            _weir(FOUR, 4, supply, namespaces),
             _weir(RULES_ONE, 1, supply, namespaces, routes=False),
             _weir(RULES_TWO, 2, supply, namespaces, routes=False),
             lambda: {FLOOR: sum(map(whole, floor.each([each.path for each in supply.take(namespaces)])))},
@@ -44,7 +45,7 @@ def run(rounds: int, namespaces: int = NAMESPACES, forked: int = FORKED) -> Repo
             _processes(C_TWO, [floor, second], supply, namespaces),
             lambda: {THREE_FORKS: _forked(supply.take(forked)) * namespaces / forked},
         ]
-        needed = 8 * namespaces + forked
+        needed = 9 * namespaces + forked
         found = interleaved(variants, rounds, before=lambda: supply.ensure(needed, needed), warm_up=min(rounds - 1, 1))
     p50 = {name: each.p50 for name, each in found.items()}
     return Report(
@@ -61,6 +62,7 @@ def run(rounds: int, namespaces: int = NAMESPACES, forked: int = FORKED) -> Repo
         parts=frozenset((RULES_ONE, RULES_TWO, C_ONE, C_TWO)),
         notes=(
             f"three forks: measured with {forked} namespaces, counted for {namespaces}; routes as Weir makes them",
+            f"four workers, as the daemon has them, are {p50[ONE] / p50[FOUR]:.2f} times as fast as one",
             f"two processes in C are {p50[C_ONE] / p50[C_TWO]:.2f} times as fast as one",
         ),
     )
