@@ -17,6 +17,7 @@ from rulesets.model import (
     AddressPort,
     Chain,
     Element,
+    ElementValue,
     Rule,
     Ruleset,
     Set,
@@ -64,13 +65,39 @@ _PROBED = {
     Family.IPV4: (SetField.DST_V4, "probes-v4", SetField.DST_V4_TCP_DST_PORT, "probe-ports-v4"),
     Family.IPV6: (SetField.DST_V6, "probes-v6", SetField.DST_V6_TCP_DST_PORT, "probe-ports-v6"),
 }
+_KEYS = {
+    "probes-v4": IPV4_ADDR,
+    "probe-ports-v4": IPV4_ADDR_PORT,
+    "probes-v6": IPV6_ADDR,
+    "probe-ports-v6": IPV6_ADDR_PORT,
+}
 
 
 def build(probes: Probes) -> Ruleset:
     """Return the node's whole table. Its sets are always there, so that a pod is one element more, not a new rule."""
     rules = tuple(rule for source in probes.sources for rule in _rules(source))
     chain = dataclasses.replace(NAT_POST, rules=rules)
-    return with_counters(HOST_TABLE, (chain,), tuple(_sets(probes.targets)))
+    elements = (each for target in probes.targets for each in elements_of(target))
+    return with_counters(HOST_TABLE, (chain,), sets_of(elements))
+
+
+def elements_of(target: ProbeTarget) -> tuple[tuple[str, Element], ...]:
+    """Return the elements that stand for a target, each with the name of its set."""
+    _, addresses, _, address_ports = _PROBED[family_of(target.address)]
+    if not target.ports:
+        return ((addresses, Element(value=host_network(target.address), comment=target.owner)),)
+    values = (AddressPort(target.address, port) for port in target.ports)
+    return tuple((address_ports, Element(value=value, comment=target.owner)) for value in values)
+
+
+def sets_of(elements: Iterable[tuple[str, Element]]) -> tuple[Set, ...]:
+    """Return the table's sets with these elements: of those for one value the last, whose pod is then the owner."""
+    found: dict[str, dict[ElementValue, Element]] = {name: {} for name in _KEYS}
+    for name, element in elements:
+        found[name][element.value] = element
+    return tuple(
+        Set(name=name, key=_KEYS[name], interval=False, elements=tuple(each.values())) for name, each in found.items()
+    )
 
 
 def _rules(source: Address) -> Iterator[Rule]:
@@ -79,33 +106,3 @@ def _rules(source: Address) -> Iterator[Rule]:
     action = Snat(address=source)
     yield Rule(slug="probe", matches=(*local_tcp, InSet(field=any_port, name=addresses)), action=action)
     yield Rule(slug="probe-port", matches=(LocalSocket(), InSet(field=named_port, name=address_ports)), action=action)
-
-
-def _sets(targets: Iterable[ProbeTarget]) -> Iterator[Set]:
-    targets = tuple(targets)
-    for family, (_, addresses, _, address_ports) in _PROBED.items():
-        of_family = [each for each in targets if family_of(each.address) is family]
-        v4 = family is Family.IPV4
-        yield Set(
-            name=addresses,
-            key=IPV4_ADDR if v4 else IPV6_ADDR,
-            interval=False,
-            elements=_unique(
-                Element(value=host_network(each.address), comment=each.owner) for each in of_family if not each.ports
-            ),
-        )
-        yield Set(
-            name=address_ports,
-            key=IPV4_ADDR_PORT if v4 else IPV6_ADDR_PORT,
-            interval=False,
-            elements=_unique(
-                Element(value=AddressPort(each.address, port), comment=each.owner)
-                for each in of_family
-                for port in each.ports
-            ),
-        )
-
-
-def _unique(elements: Iterable[Element]) -> tuple[Element, ...]:
-    """Return one element for each value: where two pods share an address, the one named last is its owner."""
-    return tuple({element.value: element for element in elements}.values())

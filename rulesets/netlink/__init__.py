@@ -4,6 +4,6 @@ Beside `rulesets.nft`, which writes the same change as text: what nft lists afte
 """
 
 from rulesets.netlink.batch import QUESTION, Batch, Message, Verb
-from rulesets.netlink.encoding import ORPHAN, OWNED, encode
+from rulesets.netlink.encoding import ORPHAN, OWNED, encode, encode_elements
 
-__all__ = ["ORPHAN", "OWNED", "QUESTION", "Batch", "Message", "Verb", "encode"]
+__all__ = ["ORPHAN", "OWNED", "QUESTION", "Batch", "Message", "Verb", "encode", "encode_elements"]

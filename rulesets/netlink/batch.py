@@ -113,10 +113,18 @@ class Draft:
         self._written.append((kind, flags, body))
         self._messages.append(Message(verb=Verb.ADD, table=self._table, thing=thing, chain=chain, elements=elements))
 
-    def take(self, verb: Verb, kind: int, body: bytes, thing: Chain | Counter | Set | None = None) -> None:
+    def take(
+        self,
+        verb: Verb,
+        kind: int,
+        body: bytes,
+        thing: Chain | Counter | Set | None = None,
+        *,
+        elements: tuple[Element, ...] = (),
+    ) -> None:
         """Add a message that deletes or empties something."""
         self._written.append((kind, 0, body))
-        self._messages.append(Message(verb=verb, table=self._table, thing=thing))
+        self._messages.append(Message(verb=verb, table=self._table, thing=thing, elements=elements))
 
     def batch(self, *, end_acknowledged: bool) -> Batch:
         """Return the batch of all messages; the empty one when there are none."""

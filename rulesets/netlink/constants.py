@@ -8,6 +8,7 @@ include/datatype.h, expression.h and rule.h.
 # netlink.h
 NLM_F_REQUEST = 0x001
 NLM_F_ACK = 0x004
+NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_APPEND = 0x800
 NLA_F_NESTED = 0x8000

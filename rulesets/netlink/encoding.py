@@ -6,11 +6,13 @@ a chain is deleted and added; a set whose elements differ is emptied first, sinc
 Flags can only be given to a new table, but for an orphan, a table that outlived its owner: that is adopted.
 """
 
+from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum, auto
 from functools import lru_cache
 
 from rulesets.diff import Plan
-from rulesets.model import Chain, Counter, Ruleset, Set
+from rulesets.model import Chain, Counter, Element, Ruleset, Set
 from rulesets.netlink import constants as c
 from rulesets.netlink import objects
 from rulesets.netlink.batch import Batch, Draft, Verb
@@ -34,6 +36,25 @@ def encode(
     something foreign in it.
     """
     return _encode_same(_Same(plan), _in_order(flags), _in_order(found), end_acknowledged)
+
+
+def encode_elements(
+    table: str, *, taken: Iterable[Set] = (), added: Iterable[Set] = (), end_acknowledged: bool = True
+) -> Batch:
+    """Return the batch that takes elements out of a table's sets, then puts others in, and touches nothing else.
+
+    Each set has just the elements that go, or come. One that does both gets another comment. The kernel refuses all of
+    it where one that goes isn't there (ENOENT), or one that comes is (EEXIST).
+    """
+    draft = Draft(table)
+    for each in taken:
+        bare = replace(each, elements=tuple(Element(value=element.value) for element in each.elements))
+        for body, elements in objects.elements(table, bare):
+            draft.take(Verb.DELETE, c.NFT_MSG_DELSETELEM, body, each, elements=elements)
+    for each in added:
+        for body, elements in objects.elements(table, each):
+            draft.add(c.NFT_MSG_NEWSETELEM, body, each, flags=c.NLM_F_CREATE | c.NLM_F_EXCL, elements=elements)
+    return draft.batch(end_acknowledged=end_acknowledged)
 
 
 def _in_order(flags: tuple[str, ...]) -> tuple[str, ...]:
