@@ -18,6 +18,7 @@ WeirError                   what a user is told; `hint` says what to do about it
 ├── LibraryMissing          libnftables or its Python binding isn't there
 ├── ProgramMissing          a program of iptables isn't there
 ├── Busy                    another Weir holds the namespace
+├── ApiError                the Kubernetes API said no, or nothing: `status` of HTTP
 └── DaemonError             what the running daemon answered
 """
 
@@ -110,6 +111,14 @@ class LibraryMissing(WeirError):
 
 class Busy(WeirError):
     """Another Weir holds the namespace at the moment."""
+
+
+class ApiError(WeirError):
+    """The Kubernetes API refused, or nobody answered: `status` is that of HTTP, 0 where there was no answer."""
+
+    def __init__(self, text: str, *, status: int = 0, hint: str = "") -> None:
+        super().__init__(text, hint=hint)
+        self.status = status
 
 
 class DaemonError(WeirError):

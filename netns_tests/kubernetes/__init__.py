@@ -1,0 +1,1 @@
+"""A real Kubernetes API for the tests: its programs, made by Go from public modules, and one server of them."""
