@@ -52,6 +52,7 @@ def test_a_pod_keeps_what_decides_and_nothing_else() -> None:
         host_network=True,
         phase="Running",
         addresses=(ip_address("10.0.0.2"), ip_address("fd00::2")),
+        probe_ports=(),
     )
     assert str(found) == "pod/shop/web"
 

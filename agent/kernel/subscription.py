@@ -12,12 +12,17 @@ _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1
 
 
+def subscribed_to_rules() -> socket.socket:
+    """Return a socket of the calling thread's namespace for rules alone. Raises `KernelError`."""
+    return _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+
+
 def subscribed() -> tuple[socket.socket, ...]:
     """Return sockets of the calling thread's namespace, one for rules, one for routes and interfaces.
 
     On ENOBUFS something was lost: assume that everything has changed. Raises `KernelError`.
     """
-    tables = _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+    tables = subscribed_to_rules()
     try:
         return tables, _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
     except BaseException:

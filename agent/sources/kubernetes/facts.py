@@ -5,17 +5,21 @@ Everything else of them is dropped: a node's pods are held in memory for as long
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from ipaddress import IPv6Address, ip_address
 
+from agent.sources.kubernetes.ports import probe_ports
 from rulesets.settings import shown
 from rulesets.vocabulary import Address
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 SIDECAR_STATUS = "sidecar.istio.io/status"
 REDIRECTION = "ambient.istio.io/redirection"
+# The kubelet's mark of a pod that stands for a static one: the uid that this has on its node, and in its cgroup.
+MIRROR = "kubernetes.io/config.mirror"
 
 # Annotations are kept by prefix. What others write into a pod may be large, and says nothing of its traffic.
-_KEPT = ("ambient.istio.io/", "istio.io/", "sidecar.istio.io/", "traffic.sidecar.istio.io/")
+_KEPT = ("ambient.istio.io/", "istio.io/", "sidecar.istio.io/", "traffic.sidecar.istio.io/", MIRROR)
 _NOTHING: Mapping[str, str] = {}
 
 
@@ -41,7 +45,10 @@ class Namespace:
 class Pod:
     """What decides about a pod's capture. `addresses` are empty until the API knows some, IPv4 ones never mapped.
 
-    Of the annotations only Istio's are kept. `service_account` is what the proxy needs for the pod's identity.
+    Of the annotations only Istio's are kept, and the kubelet's mark of a static pod. `service_account` is what the
+    proxy needs for the pod's identity. `runtime_class` is a RuntimeClass's name, empty for the node's usual runtime.
+    `started` is when the kubelet took it up, in seconds since the epoch; None: not yet.
+    `probe_ports` are those that the node connects to for probes and lifecycle hooks; None is any, for all one can tell.
     """
 
     namespace: str
@@ -51,8 +58,11 @@ class Pod:
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
     host_network: bool = False
+    runtime_class: str = ""
     phase: str = ""
+    started: float | None = None
     addresses: tuple[Address, ...] = ()
+    probe_ports: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         return f"pod/{self.namespace}/{self.name}"
@@ -70,6 +80,7 @@ def pod_of(document: object) -> Pod:
         pod,
         uid=_name("metadata.uid", metadata.get("uid")),
         phase=text("status.phase", status.get("phase")),
+        started=_time("status.startTime", status.get("startTime")),
         addresses=_addresses(status),
     )
 
@@ -97,6 +108,8 @@ def pod_of_template(namespace: str, name: str, template: Mapping[str, object], u
         labels=texts(f"{under}metadata.labels", metadata.get("labels")),
         annotations={key: each for key, each in annotations.items() if key.startswith(_KEPT)} or _NOTHING,
         host_network=_flag(f"{under}spec.hostNetwork", spec.get("hostNetwork")),
+        runtime_class=text(f"{under}spec.runtimeClassName", spec.get("runtimeClassName")),
+        probe_ports=probe_ports(spec),
     )
 
 
@@ -139,6 +152,16 @@ def _flag(path: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise FieldError(path, value, "wants true or false")
     return value
+
+
+def _time(path: str, value: object) -> float | None:
+    written = text(path, value)
+    if not written:
+        return None
+    try:
+        return datetime.fromisoformat(written).timestamp()
+    except ValueError:
+        raise FieldError(path, written, "is no time (RFC 3339)") from None
 
 
 def _addresses(status: Mapping[str, object]) -> tuple[Address, ...]:
