@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,10 +75,7 @@ class Records:
             record = _read(path)
             if record is None or not self._is_there(record):
                 path.unlink(missing_ok=True)
-        for draft in (*(self.directory / "namespaces").glob("*.tmp"), *self.directory.glob("removed.*.tmp")):
-            found = _DRAFT.search(draft.name)
-            if found and not Path("/proc", found["process"]).is_dir():
-                draft.unlink(missing_ok=True)
+        clear_drafts((*(self.directory / "namespaces").glob("*.tmp"), *self.directory.glob("removed.*.tmp")))
 
     def _files(self) -> list[Path]:
         return sorted((self.directory / "namespaces").glob("*.json"))
@@ -140,6 +137,14 @@ def write_whole(path: Path | str, text: str) -> None:
         with open(draft, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(draft, path)
+
+
+def clear_drafts(drafts: Iterable[Path]) -> None:
+    """Delete those of some files that killed writers left of `write_whole`."""
+    for draft in drafts:
+        found = _DRAFT.search(draft.name)
+        if found and not Path("/proc", found["process"]).is_dir():
+            draft.unlink(missing_ok=True)
 
 
 def _make_folder_of(path: Path | str) -> None:

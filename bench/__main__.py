@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from bench import apply, chart, encode, machine, memory, noop, reapply, scale, startup
+from bench import apply, chart, cni, encode, machine, memory, noop, reapply, scale, startup
 from bench.report import Report
 
 BENCHES: dict[str, ModuleType] = {
@@ -21,6 +21,7 @@ BENCHES: dict[str, ModuleType] = {
     "memory": memory,
     "encode": encode,
     "startup": startup,
+    "cni": cni,
 }
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -2,13 +2,29 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
 from netns_tests.enrolling import Weir
+from netns_tests.kubernetes.api_server import ApiServer
+from netns_tests.kubernetes.programs import program
 from netns_tests.world import Host, World, delete_all
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build Kubernetes' programs before a test's clock runs; one that can't be built fails the tests that need it."""
+    if session.config.option.collectonly or not any("api_server" in _fixtures(each) for each in session.items):
+        return
+    capturing = session.config.pluginmanager.getplugin("capturemanager")
+    with capturing.global_and_fixture_disabled(), suppress(pytest.fail.Exception):
+        for each in ("etcd", "kube-apiserver"):
+            program(each)
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,6 +64,13 @@ def pod(world: World) -> Host:
 def weir(pod: Host, tmp_path: Path) -> Iterator[Weir]:
     """Give a test a Weir for its first pod."""
     with Weir(pod, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def api_server(root: None) -> Iterator[ApiServer]:
+    """Give a test a real Kubernetes API server. All tests share it: use a namespace and a node name of your own."""
+    with ApiServer() as running:
         yield running
 
 

@@ -27,7 +27,7 @@ ORDER = (
     ("sources",),
     ("local_api",),
     ("cni",),
-    ("confirm",),
+    ("confirm", "pods", "doctor"),
     ("daemon",),
     ("cli",),
     ("__main__",),

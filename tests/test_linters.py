@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 PACKAGES = [
-    name for name in ("rulesets", "agent", "tests", "netns_tests", "bench") if any((ROOT / name).glob("**/*.py"))
+    name
+    for name in ("rulesets", "agent", "deploy", "tests", "netns_tests", "bench")
+    if any((ROOT / name).glob("**/*.py"))
 ]
 
 

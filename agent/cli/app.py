@@ -9,6 +9,7 @@ from typer.exceptions import TyperException
 
 from agent.cli import compare, look, migrate, waiting, write
 from agent.cli import daemon as daemon_command
+from agent.cli import doctor as doctor_command
 from agent.cli.failing import tell
 from agent.cli.manual import Group
 from agent.errors import ConfigError, WeirError
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (look, compare, waiting, write, migrate, daemon_command):
+for module in (look, doctor_command, compare, waiting, write, migrate, daemon_command):
     module.register(app)
 
 

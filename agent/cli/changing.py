@@ -18,7 +18,7 @@ from agent.local_api import Client
 from agent.reconcile import read_back, reconcile
 from agent.report import Report
 from agent.state import Records
-from agent.targets import Absent, Outcome, State, Target
+from agent.targets import HOST, Absent, Outcome, State, Target
 
 _SHORTEST = 0.05  # seconds between two looks at streams that drain
 
@@ -39,6 +39,20 @@ def removed(chosen: tuple[Target, ...], holding: Mapping[str, str], drain: float
     except KeyboardInterrupt:
         goes_on = "the drain goes on" if drain else "the release is half-done"
         _interrupted(f"{goes_on}: the next weir command or the daemon finishes it")
+
+
+def swept() -> tuple[Report, ...]:
+    """Finish what an agent's uninstall has left on the node beside namespaces; return how that went, if anything."""
+    from agent.pods import leavings
+
+    def told(state: State, reason: str, hint: str = "") -> Report:
+        return Report(target="cni-plugin", netns=HOST, state=state, reason=reason, hint=hint)
+
+    began, left = leavings.is_noted(), leavings.sweep()
+    if left:
+        hint = "then run `weir remove --all` again"
+        return tuple(told(State.FAILED, each, hint) for each in left)
+    return (told(State.REMOVED, "the plugin, its entry and its credentials are taken off the node"),) if began else ()
 
 
 def _changed(

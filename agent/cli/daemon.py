@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from agent.cli import node_options
 from agent.cli.options import add, need_root, seconds
+from agent.errors import ConfigError
 from agent.observe import DEFAULT_LISTEN
 from agent.sources import DEFAULT_FILE
 
@@ -49,21 +51,86 @@ def daemon(
             help="Own the tables, so that nobody else can change them while the daemon runs (Linux 6.9 and later).",
         ),
     ] = True,
+    kubernetes: node_options.Kubernetes = False,
+    node: node_options.Node = "",
+    kubeconfig: node_options.Kubeconfig = None,
+    enablement_selectors: node_options.Selectors = "",
+    exclude_namespaces: node_options.Excluded = "kube-system",
+    proxy_namespace: node_options.ProxyNamespace = "istio-system",
+    agent_namespace: node_options.AgentNamespace = "",
+    agent_pod: node_options.AgentPod = "",
+    daemon_set: node_options.DaemonSet = "",
+    zds_socket: node_options.ZdsSocket = None,
+    install_cni: node_options.InstallCni = True,
+    cni_bin_dir: node_options.BinDirectory = Path("/host/opt/cni/bin"),
+    cni_conf_dir: node_options.ConfDirectory = Path("/host/etc/cni/net.d"),
+    cni_netns_dir: node_options.NetnsDirectory = Path("/var/run/netns"),
+    cni_conf_name: node_options.ConfName = "",
+    own_conflist: node_options.OwnConflist = "",
+    fail_open: node_options.FailOpen = "",
+    plugin: node_options.Program = Path("/opt/weir/weir-cni"),
+    cni_credentials: node_options.Credentials = None,
+    istio_cni_socket: node_options.IstioSocket = None,
+    host_run_dir: node_options.HostRunDirectory = None,
 ) -> None:
     """Keep the file's targets captured while everything around them changes.
 
     Watches the file (and reads it again on SIGHUP; a bad one changes nothing), namespaces that come and go, and what
     others do to rules and routes. Commands reach it on a unix socket in /run/weir (WEIR_RUN_DIR). Stopping it leaves
     traffic as it is: rules stay, and the next start takes them over.
+
+    With --kubernetes the cluster's labels say which pods of this node are captured, and the file only how ([defaults]).
+    The CNI plugin has a pod captured before it starts; ztunnel is told which pods to serve.
     """
     need_root("daemon")
-    import logging
-
-    from agent.daemon.run import Settings, run
+    from agent.daemon.run import run
+    from agent.daemon.settings import Settings
     from agent.observe.endpoints import parse_listen
 
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    _log()
+    on_node = None
+    if kubernetes:
+        on_node = node_options.node_settings(
+            node=node,
+            kubeconfig=kubeconfig,
+            selectors=enablement_selectors,
+            excluded=exclude_namespaces,
+            proxy_namespace=proxy_namespace,
+            agent=(agent_namespace, agent_pod, daemon_set),
+            zds_socket=zds_socket,
+            plugin=(plugin, cni_bin_dir, cni_conf_dir, cni_conf_name, own_conflist, fail_open, cni_credentials)
+            if install_cni
+            else None,
+            netns_directory=cni_netns_dir,
+            istio_socket=istio_cni_socket,
+            host_run_directory=host_run_dir,
+        )
     settings = Settings(
-        file=file.absolute(), listen=parse_listen(listen), workers=workers, resync=resync, drain=drain, own=own
+        file=file.absolute(),
+        listen=parse_listen(listen),
+        workers=workers,
+        resync=resync,
+        drain=drain,
+        own=own,
+        kubernetes=on_node,
     )
     run(settings)
+
+
+def _log() -> None:
+    """Begin to log on standard error: from LOG_LEVEL on (info), each a document with LOG_AS_JSON=true."""
+    import logging
+    import os
+
+    level = os.environ.get("LOG_LEVEL", "").upper() or "INFO"
+    level = {"WARN": "WARNING"}.get(level, level)
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"LOG_LEVEL = {level.lower()!r}: wants debug, info, warning or error")
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    if os.environ.get("LOG_AS_JSON", "").lower() == "true":
+        from agent.observe.json_log import Documents
+
+        for each in logging.getLogger().handlers:
+            each.setFormatter(Documents())
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -102,6 +102,26 @@ PAGES = {
         codes={"0": "all could be looked at, captured or not", "2": _ERROR},
         document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs}.\n' + _REPORT,
     ),
+    "doctor": Page(
+        short="Examine this node: what is in the way, and what to do",
+        targets={**_TARGETS, "TARGET": "a name from the file; without one the node, and all of the file where it is"},
+        terms={
+            "Findings": {
+                "error": "Something doesn't work, or won't.",
+                "warning": "Something may not work, or ends badly one day.",
+                "unchecked": "Nobody knows: it needs root, or couldn't be read.",
+                "note": "Good to know. On a node that is no target itself, collisions are that.",
+            }
+        },
+        examples={
+            "weir doctor": "this node, and the targets of the file or the daemon",
+            "weir doctor web --output json": "the node and one target, for a program",
+            "weir doctor --netns host": "the node as a target: its own traffic is to be captured",
+        },
+        codes={"0": "all is well, but for notes", "1": "warnings, or something couldn't be checked", "2": "errors"},
+        document='{"findings": [{"check", "where", "level", "what", "why", "do", "command"}, ...], "errors",'
+        ' "warnings", "unchecked", "notes", "examined": ["node", TARGET, ...], "checks"}',
+    ),
     "compare": Page(
         short="Prove two sets of rules equal, or show a packet",
         targets=_ONE_TARGET,
@@ -206,6 +226,7 @@ PAGES = {
         examples={
             "weir daemon": "as the systemd unit starts it",
             "weir daemon --file ./weir.toml --listen none": "another file, no HTTP",
+            "weir daemon --kubernetes --node worker-1": "as the DaemonSet of Weir's chart starts it",
         },
         codes={"0": "stopped by SIGTERM or SIGINT", "2": "error: it could not start, and changed nothing"},
     ),

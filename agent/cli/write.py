@@ -114,9 +114,10 @@ def remove(
 
     Without --drain, or when its time is over, the sockets of captured streams are destroyed, so that both ends see an
     error rather than a hang. A target of a running daemon stays released until `weir apply`. What a killed command
-    leaves undone, the next one or the daemon finishes.
+    leaves undone, the next one or the daemon finishes; --all also what an agent that was uninstalled has left on a node
+    of Kubernetes.
     """
-    from agent.cli.changing import removed
+    from agent.cli.changing import removed, swept
     from agent.cli.held import held
     from agent.cli.migrate import refuse_half_migrated
 
@@ -129,6 +130,7 @@ def remove(
     chosen = _everywhere() if all else targets(names, netns, file, None)
     refuse_half_migrated(chosen)
     reports = removed(chosen, held(chosen), drain)
+    reports += swept() if all else ()  # last: while a pod has rules, the plugin may be asked for it
     # Somebody may have applied it meanwhile.
     undone = {"waiting", "draining", "degraded", "applied"}
     _finish(reports, output, undone=undone, nothing="nothing of Weir is in any namespace")

@@ -1,20 +1,19 @@
 """`Keeper`: all targets of the daemon. The newest wish wins, be it the file's or a command's over the local socket."""
 
 import asyncio
-import json
 import logging
 import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
+from agent.daemon.removed import Removed
 from agent.daemon.slot import Slot
 from agent.daemon.threads import Threads
 from agent.errors import DaemonError
 from agent.kernel.netns import Identity, Netns, identify
-from agent.state import Records, write_whole
+from agent.state import Record, Records
 from agent.targets import Absent, Outcome, State, Target
 from rulesets.model import Counter
 
@@ -53,7 +52,7 @@ class Keeper:
         self._holders: dict[Identity, Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, Target] = {}
-        self._removed = _Removed(records.directory / "removed.json")
+        self._removed = Removed(records.directory / "removed.json")
         self._passed = asyncio.Condition()
         self._announcements: set[asyncio.Task[None]] = set()
         self._begun = self._closed = False
@@ -103,10 +102,37 @@ class Keeper:
                 if not slot.leaving or slot.target.name in self._wanted:
                     slot.want(Target(name=self._unused(slot.target), netns=netns, wish=wish), leaving=True)
 
-    def resume(self) -> None:
-        """Take up what an earlier daemon or command left half-done, or keeps and nobody wants any more."""
+    def put(self, target: Target, *, leaving: bool = False) -> None:
+        """Want a target that is in no file, in the place of another wish for its namespace; a pass begins at once.
+
+        One that is `leaving` is kept no longer when nothing is left in its namespace.
+        """
+        slot = self._slots.get(target.netns)
+        if slot is None or slot.retired:
+            self._start(target).leaving = leaving
+        else:
+            slot.want(target, leaving=leaving)
+
+    def retire(self, netns: str) -> None:
+        """Keep a namespace no longer that is about to end: nothing in it is changed, and nothing of it remembered."""
+        slot = self._slots.pop(netns, None)
+        if slot is not None:
+            slot.forgets = True
+            slot.retire()
+
+    def remembers(self, identity: Identity, cookie: int) -> bool:
+        """Tell whether rules were put into a namespace, by what is remembered over a restart."""
+        return self._records.read(identity, cookie) is not None
+
+    def resume(self, spared: Callable[[Record], bool] = lambda _record: False) -> None:
+        """Take up what an earlier daemon or command left half-done, or keeps and nobody wants any more.
+
+        Not what is `spared`: somebody else takes it up.
+        """
         meant = self._meant()
         for record in self._records.all():
+            if spared(record):
+                continue
             if record.netns in self._slots or identify(Netns(record.netns).file) in meant:
                 continue
             if record.drain_until is not None or record.by_daemon:
@@ -261,32 +287,3 @@ def _leaving(slot: Slot) -> Outcome:
         reason="the daemon is releasing it, since its file has it no longer",
         hint=f"add it to the daemon's file, or wait: `weir wait --for absent --netns {shlex.quote(slot.target.netns)}`",
     )
-
-
-class _Removed:
-    """The targets that `remove` took away, with their drain in seconds: kept in a file until `apply`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._drains: dict[str, float] = {str(k): float(v) for k, v in json.loads(path.read_text()).items()}
-        except (OSError, ValueError, AttributeError, TypeError):
-            self._drains = {}
-
-    def get(self, name: str) -> float | None:
-        return self._drains.get(name)
-
-    def put(self, name: str, drain: float) -> None:
-        self._write({**self._drains, name: drain})
-
-    def drop(self, name: str) -> None:
-        if name in self._drains:
-            self._write({key: drain for key, drain in self._drains.items() if key != name})
-
-    def keep_only(self, names: Iterable[str]) -> None:
-        for name in self._drains.keys() - set(names):
-            self.drop(name)
-
-    def _write(self, drains: dict[str, float]) -> None:
-        write_whole(self._path, json.dumps(drains))
-        self._drains = drains

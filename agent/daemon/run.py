@@ -4,17 +4,19 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent import local_api, report
+from agent.daemon.forever import forever
 from agent.daemon.keeper import Keeper
 from agent.daemon.process import alone, raise_file_limit
+from agent.daemon.said import Said, log_outcome
 from agent.daemon.saved import files_naming_our_tables
+from agent.daemon.settings import Settings, read_file
 from agent.daemon.threads import Threads
-from agent.errors import WeirError
+from agent.errors import DaemonError, WeirError
 from agent.kernel import features
 from agent.observe import endpoints
 from agent.observe.metrics import Metrics
@@ -24,31 +26,21 @@ from agent.sources import file as target_file
 from agent.sources.cgroups import watch_cgroups
 from agent.sources.namespaces import watch_file, watch_names
 from agent.state import Records
-from agent.targets import Absent, Outcome, State, Target
+from agent.targets import Outcome, State, Target
 from rulesets.netlink import OWNED
+
+if TYPE_CHECKING:  # what a node of Kubernetes takes is nothing that a plain host should have in memory
+    from agent.daemon.cluster import Cluster
 
 log = logging.getLogger("weir")
 # How often it is checked, in seconds, that each open namespace is still the one that its name means: one stat each.
 IDENTITY_INTERVAL = 1.0
-# Seconds until a file that was touched is read, and between two attempts to watch a directory.
-FILE_REST, WATCH_INTERVAL = 0.05, 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How the daemon runs. `resync` and `drain` are in seconds; `own`: nobody else is to change its tables."""
-
-    file: Path
-    listen: endpoints.Listen
-    workers: int = 2
-    resync: float = 60.0
-    drain: float = 60.0
-    own: bool = True
+FILE_REST = 0.05  # seconds until a file that was touched is read
 
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
-    target_file.load(settings.file)
+    read_file(settings)
     lacking = _lacking_features()
     flags = OWNED if settings.own and features.PERSISTENT_TABLES not in lacking else None
     if flags is not None:
@@ -90,14 +82,18 @@ class _Run:
 
     def __init__(self, settings: Settings, records: Records, threads: Threads, flags: tuple[str, ...] | None) -> None:
         self._settings = settings
+        self._flags = flags
         self._threads = threads
         self._records = records
         self._file_error = ""
         self._text: str | None = None  # of the file, when it was last read
+        self._defaults: Mapping[str, object] = {}
         self._check: asyncio.TimerHandle | None = None
         self._ready = False
-        self._said: dict[str, tuple[State, str]] = {}
+        self._said = Said()
         self._stop = asyncio.Event()
+        self._failed = ""  # why it stops by itself
+        self._cluster: Cluster | None = None
         self._metrics = Metrics(lambda: self._keeper.counted)
         self._keeper = Keeper(
             threads=threads,
@@ -114,31 +110,51 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         targets = self._load()
+        await self._start_cluster()
         http = await endpoints.serve(
             self._settings.listen, self._metrics.registry, self._why_not_ready, self._keeper.count
         )
         api = await local_api.serve(self, self._records.directory / local_api.SOCKET_NAME)
         loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
         background = [
-            asyncio.create_task(_forever(self._watch_names), name="namespaces"),
-            asyncio.create_task(_forever(self._watch_file), name="file"),
-            asyncio.create_task(_forever(self._watch_identities), name="identities"),
-            asyncio.create_task(_forever(self._watch_cgroups), name="cgroups"),
+            asyncio.create_task(forever(self._watch_names), name="namespaces"),
+            asyncio.create_task(forever(self._watch_file), name="file"),
+            asyncio.create_task(forever(self._watch_identities), name="identities"),
+            asyncio.create_task(forever(self._watch_cgroups), name="cgroups"),
             asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
         self._keeper.take(targets)
         self._records.clear_away()
-        self._keeper.resume()
-        log.info("keeping %d targets from %s", len(targets), self._settings.file)
+        if self._cluster is None:
+            self._keeper.resume()
+            log.info("keeping %d targets from %s", len(targets), self._settings.file)
         await self._stop.wait()
         notify(STOPPING="1")
         log.info("stopping; traffic stays as it is")
+        if self._cluster is not None:
+            await self._cluster.end(departing=not self._failed)
         for task in background:
             task.cancel()
         await self._keeper.close()
         for runner in (api, http):
             if runner is not None:
                 await runner.cleanup()
+        if self._failed:
+            raise DaemonError(self._failed)
+
+    async def _start_cluster(self) -> None:
+        if self._settings.kubernetes is not None:
+            from agent.daemon.on_node import cluster_of
+
+            self._cluster = cluster_of(
+                self._settings, self._keeper, self._threads, self._flags, self._records, self._defaults, self._fail
+            )
+            await self._cluster.start()
+
+    def _fail(self, why: str) -> None:
+        """Stop: this node is not for Weir as it is."""
+        self._failed = why
+        self._stop.set()
 
     # What the local socket serves.
 
@@ -148,6 +164,7 @@ class _Run:
             "file": str(self._settings.file),
             "file_error": self._file_error,
             "pid": os.getpid(),
+            **(self._cluster.status() if self._cluster is not None else {}),
         }
 
     def holder(self, identity: str) -> str:
@@ -169,25 +186,28 @@ class _Run:
             notify(RELOADING="1", MONOTONIC_USEC=monotonic_microseconds())
         try:
             targets = self._load()
-            self._keeper.take(targets)
+            if self._cluster is not None:
+                self._cluster.change_defaults(self._defaults)
+            else:
+                self._keeper.take(targets)
         finally:
             if self._ready:
                 notify(READY="1", STATUS=self._summary())
-        self._said = {name: said for name, said in self._said.items() if name in {each.name for each in targets}}
+        self._said.keep_only(each.name for each in targets)
         log.info("keeping %d targets from %s", len(targets), self._settings.file)
 
     def _load(self) -> tuple[Target, ...]:
         self._text = None
         try:
-            self._text = target_file.read(self._settings.file)
-            targets = target_file.parse(self._text, str(self._settings.file)).targets
+            self._text, found = read_file(self._settings)
+            self._defaults = found.defaults
         except WeirError as error:
             self._file_error = str(error)
             self._metrics.file_good(False)
             raise
         self._file_error = ""
         self._metrics.file_good(True)
-        return targets
+        return found.targets
 
     # What goes on in the background.
 
@@ -213,30 +233,20 @@ class _Run:
 
     def _observe(self, outcome: Outcome) -> None:
         self._metrics.count(outcome)
-        name, said = outcome.target.name, (outcome.state, outcome.reason)
-        before = self._said.get(name)
-        self._said[name] = said
-        if outcome.state is State.DRAINING and before is not None and before[0] is State.DRAINING:
-            return  # its time runs down; how many streams are left is a metric
-        # The look that follows a change says nothing new; the next change does.
-        captured = not isinstance(outcome.target.wish, Absent)
-        settled = outcome.state is State.UNCHANGED and captured and not outcome.rivals
-        if before == said or (settled and before is not None and before[0] is State.APPLIED):
-            return
-        self._log(outcome)
-
-    def _log(self, outcome: Outcome) -> None:
-        level = {State.FAILED: logging.ERROR, State.DEGRADED: logging.WARNING}.get(outcome.state, logging.INFO)
-        hint = f" ({outcome.hint})" if outcome.hint else ""
-        who = (outcome.target.name, outcome.target.netns)
-        log.log(level, "target %s (netns %s): %s: %s%s", *who, outcome.state, outcome.reason, hint)
+        self._said.tell(outcome)
+        if self._cluster is not None:
+            self._cluster.passed(outcome)
 
     def _observe_read_back(self, outcome: Outcome) -> None:
         self._metrics.count_read_back(outcome)
         if outcome.read_back is False:
-            self._log(outcome)
+            log_outcome(outcome)
+        if self._cluster is not None:
+            self._cluster.passed(outcome)
 
     def _why_not_ready(self) -> str:
+        if self._cluster is not None and (why := self._cluster.why_not_ready()):
+            return why
         return "" if self._keeper.settled else "not every target has been looked at yet"
 
     async def _watch_names(self) -> None:
@@ -267,17 +277,3 @@ class _Run:
     def _summary(self) -> str:
         bad = f"; the file is bad: {self._file_error}" if self._file_error else ""
         return f"keeping {len(self._keeper.outcomes)} targets{bad}".replace("\n", " ")
-
-
-async def _forever(watch: Callable[[], Awaitable[None]]) -> None:
-    """Keep watching; one that ends or fails (a directory that isn't there, inotify's limit) begins again."""
-    said = ""
-    while True:
-        try:
-            await watch()
-            said = ""
-        except OSError as error:
-            if said != str(error):
-                log.warning("watching begins again when it can: %s", error)
-            said = str(error)
-        await asyncio.sleep(WATCH_INTERVAL)

@@ -52,6 +52,7 @@ class Slot:
         "asked",
         "counted",
         "counters",
+        "forgets",
         "leaving",
         "outcome",
         "retired",
@@ -80,7 +81,7 @@ class Slot:
         self.counters: tuple[Counter, ...] = ()
         self.counted = 0.0
         self.asked, self.answered = 1, 0
-        self.leaving = self.retired = False
+        self.leaving = self.retired = self.forgets = False
         self._threads = threads
         self._flags = flags
         self._records = records
@@ -107,12 +108,12 @@ class Slot:
         self._wake.ring()
 
     def wake(self) -> None:
-        """Have the target looked at soon, and more often for a while: what it waits for may be about to come."""
+        """Have the target looked at soon, and more often for a while."""
         self._alike = 0
         self._wake.ring()
 
     def retire(self) -> None:
-        """Stop keeping, and let the namespace go as it is."""
+        """Stop keeping, and let the namespace go as it is; where it `forgets`, with nothing remembered of it."""
         self.retired = True
         self._hurry.ring()
         self._wake.ring()
@@ -159,6 +160,8 @@ class Slot:
                     await self._rest(outcome)
         finally:
             self._ignore()
+        if self.forgets and self._handle is not None:  # while it is open, no other can have its identity
+            self._records.forget(self._handle.netns.identity)
         await self._let_go()
 
     async def _look(self, target: Target) -> Outcome:
@@ -234,8 +237,7 @@ class Slot:
     async def _rest(self, outcome: Outcome) -> None:
         """Wait for the next pass: for a new wish not at all, for what may be part of a burst a moment."""
         if outcome.state is State.FAILED:
-            # What the failed attempt itself has changed and taken back is no reason to try again at once.
-            self._read_all()
+            self._read_all()  # what the attempt itself has changed and taken back is no reason to try again at once
             self._wake.silence()
         await self._hurry.heard_within(pace.REST)
         loop, is_open = asyncio.get_running_loop(), self._handle is not None

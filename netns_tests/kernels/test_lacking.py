@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon.run import Settings, run
+from agent.daemon.run import run
+from agent.daemon.settings import Settings
 from agent.errors import FeatureMissing, KernelError
 from agent.kernel.features import FEATURES, Feature, missing, missing_needed, probe
 from agent.observe.endpoints import parse_listen

@@ -1,0 +1,255 @@
+"""A node of Kubernetes: the pods, and all that keeps them captured, put together and taken apart."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from agent.cni.server import SOCKET_NAME, Places, Served, serve
+from agent.daemon.installing import Installing
+from agent.daemon.keeper import Keeper
+from agent.daemon.node_settings import NodeSettings
+from agent.daemon.threads import Threads
+from agent.errors import ConfigError
+from agent.mesh.listener import Listener
+from agent.mesh.server import Mesh
+from agent.pods import departure, handover, rivals
+from agent.pods.neighbours import Api, Find, Listing
+from agent.pods.node import Pods
+from agent.pods.probes import NodeProbes
+from agent.sources import file as target_file
+from agent.sources.kubernetes.sandboxes import Sandboxes, find
+from agent.targets import HOST, Captured, Outcome
+from rulesets.capture import Capture
+
+if TYPE_CHECKING:  # 200 ms, which whoever runs no node does without
+    from aiohttp import web
+
+log = logging.getLogger("weir")
+
+
+class Watched(Listing, Protocol):
+    """What the API says, as it goes on: `agent.sources.kubernetes.informer.Informer`."""
+
+    async def run(self) -> None:
+        """List and watch for ever."""
+
+
+class NodeApi(Api, rivals.Api, departure.Api, Protocol):
+    """All that is asked of the API directly: `agent.sources.kubernetes.api.Api`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where pods come from.
+
+    `watch` is given whom to call with the uid of a pod that has changed, and when all are listed. `close` ends what was
+    opened.
+    """
+
+    api: NodeApi
+    watch: Callable[[Callable[[str], None], Callable[[], None]], Watched]
+    find: Find = find
+    close: Callable[[], Coroutine[object, object, None]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the daemon has beside pods. `node_netns` is where the node's table is; `count` is told of each question."""
+
+    keeper: Keeper
+    threads: Threads
+    flags: tuple[str, ...] | None
+    directory: Path
+    resync: float
+    drain: float
+    stop: Callable[[str], None]
+    count: Callable[[Served], None] = lambda _served: None
+    node_netns: str = HOST
+
+
+class Cluster:
+    """Everything of a node of Kubernetes. To be used in the loop's thread."""
+
+    def __init__(
+        self, settings: NodeSettings, around: Surroundings, sources: Sources, defaults: Mapping[str, object]
+    ) -> None:
+        """Put it together; `defaults` are those of the file. Nothing happens before `start`. Raises `WeirError`."""
+        self._settings, self._around, self._sources = settings, around, sources
+        capture, migrate = _captured(defaults)
+        self.mesh = Mesh(changed=self._standing_changed)
+        self.probes = NodeProbes(
+            around.threads,
+            flags=around.flags,
+            sources=capture.probe_sources,
+            resync=around.resync,
+            netns=around.node_netns,
+        )
+        self.sandboxes = Sandboxes(around.directory / "sandboxes")
+        self.listing = sources.watch(self._changed, self._listed)
+        self.pods = Pods(
+            listing=self.listing,
+            api=sources.api,
+            proxies=self.mesh,
+            probes=self.probes,
+            rules=around.keeper,
+            memory=self.sandboxes,
+            find=sources.find,
+            threads=around.threads,
+            policy=settings.policy,
+            defaults=capture,
+            drain=around.drain,
+            migrate=migrate,
+        )
+        self.installing = None if settings.plugin is None else Installing(settings, settings.plugin, around.directory)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._server: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen, and begin to keep pods. Raises `WeirError` where another agent is there; then nothing has changed."""
+        zds, istio = self._settings.zds_socket, self._settings.istio_socket
+        cni = self._around.directory / SOCKET_NAME
+        listener = Listener.inherited(zds)
+        rivals.refuse_sockets(zds=zds, cni=cni, istio=istio, inherited=listener is not None)
+        if self._settings.plugin is not None:
+            rivals.refuse_configurations(self._settings.plugin.conf_directory)
+        listener = listener or Listener.at(zds)
+        handover.keep(listener)
+        self.mesh.listen(listener)
+        places = Places(socket=cni, istio=istio, netns=self._settings.netns_directory)
+        self._server = await serve(self.pods.decide, places, count=self._around.count)
+        self._begin("api", self.listing.run())
+        self._begin("node's table", self.probes.keep())
+        self._begin("what was before", self._resume())
+
+    def _changed(self, uid: str) -> None:
+        self.pods.changed(uid)
+
+    def _standing_changed(self, uid: str) -> None:
+        self.pods.standing_changed(uid)
+
+    def _listed(self) -> None:
+        """Take the first whole listing, unless it shows another agent."""
+        plugin = self._settings.plugin
+        first = plugin is not None and not (self._around.directory / "cni-kubeconfig").exists()
+        try:
+            for warning in rivals.refuse_pods(self.listing.pods.values(), first=first):
+                log.warning("%s", warning)
+        except ConfigError as error:
+            self._around.stop(f"{error} ({error.hint})")
+            return
+        self.pods.listed()
+        if self.installing is not None:
+            self._begin("plugin", self.installing.run())
+        if first:
+            self._begin("other nodes", self._warn_of_others())
+
+    async def _warn_of_others(self) -> None:
+        for warning in await rivals.warnings_elsewhere(self._sources.api, set(self.listing.pods)):
+            log.warning("%s", warning)
+
+    async def _resume(self) -> None:
+        """Release what an earlier life has captured and no pod claims, once every pod is known."""
+        await self.pods.settled.wait()
+        self._around.keeper.resume(spared=lambda record: self.pods.claims(record.name, record.netns))
+
+    def _begin(self, name: str, work: Coroutine[object, object, None]) -> None:
+        task = self._tasks[name] = asyncio.get_running_loop().create_task(work, name=name)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("%s: ended, which it never should", task.get_name(), exc_info=error)
+
+    def why_not_ready(self) -> str:
+        """Return why the node isn't ready, in words; empty where it is."""
+        if not self.pods.settled.is_set():
+            return "the API has not listed this node's pods yet"
+        if self.installing is not None and not self.installing.standing.ready:
+            return f"plugin: {self.installing.standing.reason}"
+        return ""
+
+    def status(self) -> dict[str, object]:
+        """Return what status shows of the node, beside targets."""
+        installing = self.installing
+        standing = None if installing is None else installing.standing
+        return {
+            "pods": [each.document() for each in self.pods.states()],
+            "kubernetes": {
+                "node": self._settings.node,
+                "listed": self.listing.complete,
+                "mesh": self.mesh.state().document(),
+                "plugin": None
+                if standing is None
+                else {"ready": standing.ready, "reason": standing.reason, "hint": standing.hint},
+                "probes": {
+                    "elements": self.probes.elements,
+                    "mended": self.probes.mended,
+                    "error": self.probes.error,
+                },
+            },
+        }
+
+    def change_defaults(self, defaults: Mapping[str, object]) -> None:
+        """Capture pods so that say nothing else. Raises `CaptureError`."""
+        capture, migrate = _captured(defaults)
+        self.pods.change_defaults(capture, migrate=migrate)
+
+    def passed(self, outcome: Outcome) -> None:
+        """Take the outcome of a pass, or of reading back what it wrote."""
+        self.pods.passed(outcome)
+
+    async def stop_keeping(self) -> None:
+        """End what would put the plugin and the node's table back."""
+        for name in ("plugin", "node's table"):
+            await self._end(name)
+
+    async def depart(self) -> None:
+        """Leave everything as it is, or nothing where Weir is uninstalled."""
+        settings = self._settings
+        parts = departure.Parts(
+            api=self._sources.api,
+            pods=self.pods,
+            probes=self.probes,
+            installer=self.installing.installer if self.installing else None,
+            stop_keeping=self.stop_keeping,
+            namespace=settings.agent_namespace,
+            daemon_set=settings.daemon_set,
+            run_directory=self._around.directory,
+        )
+        await departure.depart(parts)
+
+    async def end(self, *, departing: bool) -> None:
+        """Stop. Nothing that was written is changed, unless Weir is uninstalled (`departing` asks whether it is)."""
+        if departing:
+            await self.depart()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Stop. Nothing that was written is changed."""
+        if self._server is not None:
+            await self._server.cleanup()
+        for name in tuple(self._tasks):
+            await self._end(name)
+        await self.pods.close()
+        self.mesh.close()
+        await self.probes.close()
+        self.sandboxes.close()
+        if self._sources.close is not None:
+            await self._sources.close()
+
+    async def _end(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+
+def _captured(defaults: Mapping[str, object]) -> tuple[Capture, bool]:
+    """Return how pods are captured that say nothing else, and whether another agent's rules are replaced."""
+    target = target_file.target("defaults", "defaults", defaults)
+    return target.wish.capture if isinstance(target.wish, Captured) else Capture(), target.migrate

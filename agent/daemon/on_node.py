@@ -1,0 +1,48 @@
+"""The daemon's part for a node of Kubernetes: made of what it has, and of the API."""
+
+from collections.abc import Callable, Mapping
+
+from agent.daemon.cluster import Cluster, Sources, Surroundings
+from agent.daemon.keeper import Keeper
+from agent.daemon.node_settings import NodeSettings
+from agent.daemon.settings import Settings
+from agent.daemon.threads import Threads
+from agent.errors import DaemonError
+from agent.state import Records
+
+
+def cluster_of(
+    settings: Settings,
+    keeper: Keeper,
+    threads: Threads,
+    flags: tuple[str, ...] | None,
+    records: Records,
+    defaults: Mapping[str, object],
+    stop: Callable[[str], None],
+) -> Cluster:
+    """Return a node of Kubernetes with the daemon's keeper. Raises `WeirError`."""
+    node = settings.kubernetes
+    if node is None:
+        raise DaemonError("nobody has said which node this is")
+    around = Surroundings(
+        keeper=keeper,
+        threads=threads,
+        flags=flags,
+        directory=records.directory,
+        resync=settings.resync,
+        drain=settings.drain,
+        stop=stop,
+    )
+    return Cluster(node, around, _sources(node), defaults)
+
+
+def _sources(node: NodeSettings) -> Sources:
+    from agent.sources.kubernetes.api import Api
+    from agent.sources.kubernetes.informer import Informer
+
+    api = Api.open(node.kubeconfig, node=node.node)
+    return Sources(
+        api=api,
+        watch=lambda changed, listed: Informer(api, node.node, changed=changed, listed=listed),
+        close=api.close,
+    )
