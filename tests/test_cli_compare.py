@@ -47,11 +47,8 @@ def expecting(*slugs: str) -> list[str]:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A folder that anybody can read."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    return tmp_path
+def place(public_folder: Path) -> Path:
+    return public_folder
 
 
 def written(place: Path, name: str, text: str) -> Path:

@@ -33,11 +33,9 @@ def render(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def file(public_folder: Path) -> Path:
     """A file that nobody can read."""
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
-    path = tmp_path / "weir.toml"
+    path = public_folder / "weir.toml"
     path.write_text("[defaults]\ndns = false\n" + "".join(f'[[target]]\nname = "{n}"\nnetns = "{n}"\n' for n in "ab"))
     return path
 

@@ -44,11 +44,8 @@ def deployment(annotations: str = "") -> str:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder that nobody can read."""
-    for each in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        each.chmod(0o755)
-    return tmp_path
+def folder(public_folder: Path) -> Path:
+    return public_folder
 
 
 def states(document: str) -> dict[str, str]:
