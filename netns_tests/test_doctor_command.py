@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from agent.doctor import Node, examine
-from agent.kernel.netns import Netns
+from agent.kernel.netns import Netns, identify
+from agent.migration.journal import Journal, Progress, Step
+from agent.migration.old import Old
 from netns_tests.command import Command, Done
 from netns_tests.examined import examined, found
 from netns_tests.machine import Machine
 from netns_tests.old_agents import enrolled_by
 from netns_tests.world import Host, World
 
+NOWHERE = ("--cni-conf-dir", "/nowhere-at-all")
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
 FIRST_LINE = re.compile(r"(all is well: )?\d+ errors?, \d+ warnings?, (\d+ unchecked, )?\d+ notes? in \d+ checks of .*")
 ISTIO = '{"name": "n", "cniVersion": "0.3.1", "plugins": [{"type": "calico"}, {"type": "istio-cni"}]}'
@@ -32,7 +35,7 @@ def checks(done: Done, level: str) -> list[str]:
 
 def test_a_good_machine_is_said_to_be_well_and_stays_as_it_is(machine: Machine) -> None:
     before = machine.state()
-    done = machine.weir("doctor", "--cni-conf-dir", "/nowhere-at-all")
+    done = machine.weir("doctor", *NOWHERE)
     assert machine.state() == before
     assert FIRST_LINE.fullmatch(done.out.splitlines()[0]), done.out
     assert not done.err
@@ -67,12 +70,11 @@ LEVELS = {"errors": "error", "warnings": "warning", "unchecked": "unchecked", "n
 
 def test_the_node_as_a_target_makes_collisions_errors(machine: Machine) -> None:
     machine.run("ip", "rule", "add", "pref", "500", "fwmark", "0x539/0xfff", "lookup", "main")
-    nowhere = ("--cni-conf-dir", "/nowhere-at-all")
-    assert "mark-collision" in checks(machine.weir.json("doctor", *nowhere), "note")
-    done = machine.weir.json("doctor", "--netns", "host", *nowhere)
+    assert "mark-collision" in checks(machine.weir.json("doctor", *NOWHERE), "note")
+    done = machine.weir.json("doctor", "--netns", "host", *NOWHERE)
     assert "mark-collision" in checks(done, "error")
     assert done.code == 2
-    other = machine.weir.json("doctor", "--netns", "host", "--set", "proxy_mark=0x1000/0xf000", *nowhere)
+    other = machine.weir.json("doctor", "--netns", "host", "--set", "proxy_mark=0x1000/0xf000", *NOWHERE)
     assert "mark-collision" not in checks(other, "error")
 
 
@@ -80,13 +82,13 @@ def test_without_root_it_checks_what_it_can_and_says_what_it_could_not(machine: 
     machine.run("sysctl", "-qw", "net.ipv4.ip_forward=0")
     machine.run("sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 60999")
     weir = Command(machine.directory, (*machine.prefix, *NOBODY))
-    done = weir.json("doctor", "--cni-conf-dir", "/nowhere-at-all")
+    done = weir.json("doctor", *NOWHERE)
     assert done.code == 1, done.out
     assert "port-range" in checks(done, "note"), "it needs no privilege"
     unchecked = [each for each in done.json["findings"] if each["level"] == "unchecked"]
     assert {"kernel", "foreign-rules", "marks"} <= {each["check"] for each in unchecked}
     assert all("root" in each["do"] for each in unchecked)
-    text = weir("doctor", "--cni-conf-dir", "/nowhere-at-all")
+    text = weir("doctor", *NOWHERE)
     assert "sudo weir doctor" in text.out.splitlines()[-1]
 
 
@@ -97,6 +99,18 @@ def test_a_strange_machine_ends_no_examination(machine: Machine, hidden: str) ->
     assert done.code in (0, 1, 2)
     assert not done.err
     assert done.json["checks"] >= 10 if hidden != "/proc" else done.json["unchecked"]
+
+
+def test_a_migration_that_was_begun_is_named_with_what_takes_it_up(machine: Machine) -> None:
+    machine.run("ip", "netns", "add", "web")
+    place = identify(f"/proc/{machine.pid}/root/run/netns/web")
+    assert place is not None
+    nothing = Old(owners=(), chains=(), nft=(), rules=(), routes=())
+    begun = Progress(name="web", netns="web", cookie=1, step=Step.TABLE, old=nothing)
+    Journal(machine.directory).write(place, begun)
+    done = machine.weir.json("doctor", *NOWHERE)
+    (named,) = [each for each in done.json["findings"] if each["check"] == "migration"]
+    assert (done.code, named["command"]) == (2, "weir migrate --netns web")
 
 
 def test_targets_that_can_t_be_read_are_an_error_of_the_command_line(machine: Machine, tmp_path: Path) -> None:

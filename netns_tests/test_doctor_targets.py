@@ -11,8 +11,8 @@ from netns_tests.enrolling import APP, Weir, kernel_state
 from netns_tests.examined import examined, found, mend
 from netns_tests.patience import slow
 from netns_tests.proxy import Proxy
-from netns_tests.traffic import EchoServer, exchange
-from netns_tests.world import Host, World
+from netns_tests.traffic import EchoServer, Tap, connect, exchange
+from netns_tests.world import Host, World, eventually
 
 REDIRECT = """
 table inet theirs {
@@ -201,3 +201,66 @@ def test_a_namespace_that_is_gone_and_one_that_is_none(world: World, pod: Host, 
     assert missing.level == "unchecked"
     assert "does not exist" in missing.what
     assert not [each for each in diagnosis.findings if each.where == pod.name]
+
+
+def test_without_a_kubelet_a_stolen_reply_is_a_note(world: World, pod: Host) -> None:
+    pod.command("ip", "rule", "add", "pref", "99", "to", "169.254.7.127", "unreachable")
+    (named,) = found(examined(world.node, pod), "probe-reply", pod)
+    assert named.level == "note"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["conf/all/rp_filter", "conf/all/src_valid_mark", "conf/all/route_localnet", "ip_forward", "ip_nonlocal_bind"],
+)
+def test_settings_that_take_nothing_from_a_capture_are_no_finding(
+    world: World, pod: Host, captured: Proxy, setting: str
+) -> None:
+    for name in (setting, "conf/all/rp_filter", "conf/eth0/rp_filter"):
+        pod.sysctl(f"net/ipv4/{name}", 1)
+    with EchoServer(world.outside, APP):
+        before = len(captured.captured)
+        assert reached(world, pod)
+        assert exchange(pod, (world.outside.v4, APP)).echoed == b"ping"
+        assert len(captured.captured) == before + 2
+    assert not [each for each in examined(world.node, pod).findings if each.where == pod.name]
+
+
+@pytest.mark.parametrize("loose", [0, 1])
+def test_why_mid_stream_pick_up_matters(world: World, pod: Host, captured: Proxy, loose: int) -> None:
+    """A captured stream that loses its entry goes past the proxy in plain, unless it is picked up again."""
+    pod.sysctl("net/netfilter/nf_conntrack_tcp_loose", loose)
+    with EchoServer(world.outside, APP), Tap(pod) as tap, connect(pod, (world.outside.v4, APP)) as stream:
+        client = stream.getsockname()
+        pod.command("conntrack", "-F")
+        stream.sendall(b"a secret")
+        if loose == 0:
+            eventually(lambda: tap.payload(source=client) == b"a secret", "it went out in plain")
+        else:
+            assert exchange(pod, (world.outside.v4, APP)).echoed == b"ping"
+            assert not tap.payload(source=client)
+    said = [each.check for each in examined(world.node, pod).findings if each.where == pod.name]
+    assert said == (["conntrack-loose"] if loose == 0 else [])
+
+
+def test_a_default_route_that_will_not_be_renewed(world: World) -> None:
+    world.node.sysctl("net/ipv6/conf/outside/accept_ra", 1)
+    world.node.command(*"ip -6 route add default via fd99::2 dev outside proto ra".split())
+    (named,) = found(examined(world.node), "accept-ra")
+    assert "accept_ra is not 2 on outside" in named.what
+    mend(world.node, [named])
+    assert not found(examined(world.node), "accept-ra")
+
+
+def test_loopback_addresses_from_the_link_where_outbound_isn_t_captured(world: World, pod: Host) -> None:
+    pod.sysctl("net/ipv4/conf/eth0/route_localnet", 1)
+    assert not found(examined(world.node, pod), "route-localnet", pod)
+    (named,) = found(examined(world.node, pod, outbound=False, dns=False), "route-localnet", pod)
+    mend(world.node, [named])
+    assert not found(examined(world.node, pod, outbound=False, dns=False), "route-localnet", pod)
+
+
+def test_a_proxy_s_cgroup_that_isn_t_there(world: World, pod: Host) -> None:
+    (named,) = found(examined(world.node, pod, proxy_cgroup="nowhere.slice"), "proxy-cgroup", pod)
+    assert "'nowhere.slice'" in named.what
+    assert named.level == "error"

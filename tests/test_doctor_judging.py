@@ -163,8 +163,7 @@ def test_settings_that_are_in_the_way(found: settings.Settings, capture: Capture
     [
         (settings.Settings(forwards=1), []),
         (settings.Settings(forwards=0), ["ip-forward"]),
-        (settings.Settings(forwards=1, forwards_ipv6=1, deaf_to_routers=("eth0",), advertised=True), ["accept-ra"]),
-        (settings.Settings(forwards=1, forwards_ipv6=1, deaf_to_routers=("eth0",)), []),
+        (settings.Settings(forwards=1, deaf_to_routers=("eth0",)), ["accept-ra"]),
     ],
 )
 def test_settings_of_a_node(found: settings.Settings, checks: list[str]) -> None:

@@ -61,7 +61,8 @@ def judge(found: Tracking) -> Iterator[Finding]:
             level=Level.WARNING,
             what=f"nf_conntrack_tcp_timeout_established = {found.established} s, and TCP's keepalive comes after"
             f" {found.keepalive} s (tcp_keepalive_time)",
-            why="a captured stream that is silent for longer is forgotten: what it sends next meets no connection",
+            why="a stream that is silent for longer is forgotten: what was translated for it, a Service's address say,"
+            " is lost, and a captured one lives on only if it is picked up again",
             do="let the time-out be longer than the keepalive of clients and servers",
             command=f"sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established={max(86400, 2 * found.keepalive)}",
         )

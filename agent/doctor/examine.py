@@ -1,6 +1,7 @@
 """The examination: every check of the node and of each target, none of which can end another."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,7 +16,7 @@ from agent.doctor.place import Place
 from agent.errors import WeirError
 from agent.kernel import features, routing
 from agent.kernel.netns import Netns
-from agent.kernel.policy_rules import Link, Rtnetlink
+from agent.kernel.policy_rules import TABLE_LOCAL, Link, Rtnetlink, RuleEntry
 from agent.targets import HOST, Captured, Target
 from rulesets.capture import Capture
 from rulesets.host import HOST_TABLE
@@ -52,12 +53,11 @@ def examine(targets: Iterable[Target], node: Node) -> Diagnosis:
         links = workers.submit(_links, node.netns).result()
         ends = tuple(each for found in workers.map(partial(_ends, links=links), others) for each in found)
         looked = workers.submit(_node, node, of_host, links, ends, holders)
-        results = [
-            probed.result(),
-            looked.result(),
-            *workers.map(partial(_target, links=links, holders=holders), others),
-        ]
+        *alone, probes = probed.result(), *looked.result()
+        results = [*alone, *workers.map(partial(_target, links=links, holders=holders), others)]
     found = [finding for each in results for finding in each.findings]
+    if not probes:
+        found = [replace(each, level=Level.NOTE) if _is_of_probes(each) else each for each in found]
     return Diagnosis(
         findings=ordered(found),
         examined=("node", *(each.name for each in others)),
@@ -125,25 +125,40 @@ def _node(
     links: tuple[Link, ...],
     ends: tuple[tuple[int, Address], ...],
     holders: ports.Holders,
-) -> _Result:
-    """Check the node; where it is a target too, as one."""
+) -> tuple[_Result, bool]:
+    """Check the node; where it is a target too, as one. Return also whether it has pods that are probed."""
     seen = chain.read(node.configurations, node.programs)
     alone: list[_Check] = [("machine", lambda: machine.judge(node.machine())), ("cni", lambda: chain.judge(seen))]
     results = [_checked("node", alone)]
+    probes = seen.used is not None
     try:
         place = Place(node.netns)
     except Exception as error:  # noqa: BLE001 - see _checked
         results.append(_Result(findings=(_failed("node", "node", error),), checks=1))
     else:
         with closing(place):
-            has_pods = seen.used is not None or any(each.kind == "veth" and each.away for each in links)
+            probes = probes or _has_probe_table(place)
+            has_pods = probes or any(each.kind == "veth" and each.away for each in links)
             results.append(_checked("node", _of_node(place, links, ends, has_pods=has_pods)))
             capture = _capture(target)
             results.append(
                 _checked("node", _of_namespace(place, capture, HOST_TABLE, holders), wanted=target is not None)
             )
     findings = tuple(finding for each in results for finding in each.findings)
-    return _Result(findings=findings, checks=sum(each.checks for each in results))
+    return _Result(findings=findings, checks=sum(each.checks for each in results)), probes
+
+
+def _has_probe_table(place: Place) -> bool:
+    """Tell whether Weir's table for probes is on the node; who can't know is told no."""
+    try:
+        return any(each.table.name == HOST_TABLE for each in place.handle().base_chains())
+    except WeirError:
+        return False
+
+
+def _is_of_probes(found: Finding) -> bool:
+    # Without a kubelet nobody probes, and nobody's restarts depend on it.
+    return found.check in ("probe-reply", "source-translation") and found.level is not Level.UNCHECKED
 
 
 def _of_node(
@@ -157,7 +172,7 @@ def _of_node(
 
     def node_settings() -> Iterator[Finding]:
         with place.inside(), Rtnetlink() as netlink:
-            found = settings.read(netlink.links(), advertised=netlink.advertised_default())
+            found = settings.read(netlink.links(), advertised=netlink.advertised())
         yield from settings.judge_node(found, has_pods=has_pods)
 
     def probe_replies() -> Iterator[Finding]:
@@ -199,7 +214,12 @@ def _of_namespace(place: Place, capture: Capture, table: str, holders: ports.Hol
     """Yield the checks of a namespace in which traffic is captured, or could be; `table` is Weir's there."""
 
     def collisions() -> Iterator[Finding]:
-        rules, tables = _inside(place, lambda netlink: (netlink.rules(), netlink.tables()))
+        def read(netlink: Rtnetlink) -> tuple[tuple[RuleEntry, ...], policy.Tables]:
+            rules = netlink.rules()
+            before = (each for each in rules if each.priority <= capture.rule_priority)
+            return rules, netlink.reach(each.table for each in before if each.table not in (0, TABLE_LOCAL))
+
+        rules, tables = _inside(place, read)
         with place.inside():
             others = routing.read(capture.route_table).others
         yield from policy.judge(rules, others, capture, tables)
@@ -211,7 +231,7 @@ def _of_namespace(place: Place, capture: Capture, table: str, holders: ports.Hol
 
     def namespace_settings() -> Iterator[Finding]:
         with place.inside(), Rtnetlink() as netlink:
-            found = settings.read(netlink.links(), advertised=False)
+            found = settings.read(netlink.links())
         yield from settings.judge(found, capture)
 
     yield "rules-and-routes", collisions
@@ -237,5 +257,5 @@ def _pasted(found: Finding, target: Target) -> Finding:
         return found
     if found.command.startswith("weir "):
         weir, verb, *rest = found.command.split(" ")
-        return replace(found, command=" ".join([weir, verb, "--netns", target.netns, *rest]))
-    return replace(found, command=f"nsenter --net={Netns(target.netns).file} {found.command}")
+        return replace(found, command=" ".join([weir, verb, "--netns", shlex.quote(target.netns), *rest]))
+    return replace(found, command=f"nsenter --net={shlex.quote(Netns(target.netns).file)} {found.command}")

@@ -21,6 +21,11 @@ def number(path: Path) -> int | None:
         return None
 
 
+def spelled(interface: str) -> str:
+    """Return an interface's name as `sysctl` takes it: dots are slashes there (sysctl(8))."""
+    return interface.replace(".", "/")
+
+
 def sysctl(name: str, root: Path = SYSCTLS) -> int | None:
     """Return a setting of the calling thread's namespace by its path below /proc/sys; None where there is none."""
     return number(root / name)

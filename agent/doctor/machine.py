@@ -1,6 +1,7 @@
 """The machine beside its network: limits, cgroups, saved rulesets, other agents, what a Weir has left half-done."""
 
 import resource
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ def judge(found: Machine) -> Iterator[Finding]:
             what=f"the migration of {each.name} (netns {each.netns}) is half-done, at the step {each.step}",
             why="rules of both agents are there, and no other command changes that target",
             do="take it up, or return with --back",
-            command=f"weir migrate --netns {each.netns}{' --back' if each.back else ''}",
+            command=f"weir migrate --netns {shlex.quote(each.netns)}{' --back' if each.back else ''}",
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from agent.doctor.files import sysctl
+from agent.doctor.files import spelled, sysctl
 from agent.doctor.findings import Finding, Level
 from agent.kernel.policy_rules import LOCAL, LOOKUP, TABLE_LOCAL, Link, Route, Rtnetlink, RuleEntry
 from rulesets.vocabulary import Address, Family, family_of
@@ -142,7 +142,7 @@ def _stolen_on_node(reply: NodeReply, rules: tuple[RuleEntry, ...]) -> Finding:
             why="the kernel would send to that pod by another interface, and trusts only what arrives there: probes"
             " fail, and pods are restarted",
             do="let the kernel be content with any interface (2, loose) there",
-            command=f"sysctl -w net.ipv4.conf.{reply.interface.replace('.', '/')}.rp_filter=2",
+            command=f"sysctl -w net.ipv4.conf.{spelled(reply.interface)}.rp_filter=2",
         )
     by = f", by {thief}" if thief else ""
     went = reply.route.said if reply.route.error else f"goes on by table {reply.route.table}"

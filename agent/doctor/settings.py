@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.doctor.files import SYSCTLS, sysctl
+from agent.doctor.files import SYSCTLS, spelled, sysctl
 from agent.doctor.findings import Finding, Level
 from agent.kernel import ipv6
 from agent.kernel.ipv6 import Ipv6
@@ -17,36 +17,34 @@ from rulesets.vocabulary import Family
 class Settings:
     """What a namespace is set to; None where the kernel doesn't tell. Names are those of interfaces.
 
-    `advertised`: whether the IPv6 default route came by a router's advertisement. `without_ipv6` are interfaces that
-    have it off while others have it, `localnet` those by which 127.0.0.0/8 is taken from the link.
+    `deaf_to_routers`: of IPv6 default routes that came by a router's advertisement, and will be renewed by none.
+    `without_ipv6` are interfaces that have it off while others have it, `localnet` those by which 127.0.0.0/8 is taken
+    from the link.
     """
 
     ipv6: Ipv6 = Ipv6.ON
     forwards: int | None = None
-    forwards_ipv6: int | None = None
     deaf_to_routers: tuple[str, ...] = ()
-    advertised: bool = False
     without_ipv6: tuple[str, ...] = ()
     localnet: tuple[str, ...] = ()
 
 
-def read(links: tuple[Link, ...], *, advertised: bool, root: Path = SYSCTLS) -> Settings:
-    """Return the settings of the calling thread's namespace."""
+def read(links: tuple[Link, ...], *, advertised: frozenset[int] = frozenset(), root: Path = SYSCTLS) -> Settings:
+    """Return the settings of the calling thread's namespace. `advertised` are interfaces of such default routes."""
     v4, v6 = "net/ipv4", "net/ipv6/conf"
     names = [each.name for each in links if "/" not in each.name]
+    routed = [each.name for each in links if each.index in advertised and "/" not in each.name]
     outer = [each for each in names if each != "lo"]
     # The kernel takes the greater of "all" and the interface's own for route_localnet (include/linux/inetdevice.h).
     everywhere = sysctl(f"{v4}/conf/all/route_localnet", root) == 1
     return Settings(
         ipv6=ipv6.state(root / v6),
         forwards=sysctl(f"{v4}/ip_forward", root),
-        forwards_ipv6=sysctl(f"{v6}/all/forwarding", root),
         deaf_to_routers=tuple(
             each
-            for each in outer
+            for each in routed
             if sysctl(f"{v6}/{each}/accept_ra", root) in (0, 1) and sysctl(f"{v6}/{each}/forwarding", root) == 1
         ),
-        advertised=advertised,
         without_ipv6=tuple(each for each in outer if sysctl(f"{v6}/{each}/disable_ipv6", root) == 1),
         localnet=tuple(each for each in outer if everywhere or sysctl(f"{v4}/conf/{each}/route_localnet", root) == 1),
     )
@@ -74,6 +72,7 @@ def judge(found: Settings, capture: Capture) -> Iterator[Finding]:
             command="sysctl -w net.ipv6.conf.all.disable_ipv6=1",
         )
     if found.localnet and not capture.outbound:
+        names = ("all", spelled(found.localnet[0]))
         yield Finding(
             check="route-localnet",
             level=Level.WARNING,
@@ -81,7 +80,7 @@ def judge(found: Settings, capture: Capture) -> Iterator[Finding]:
             why="who is on that link can reach what listens on 127.0.0.1, and without outbound capture nothing for a"
             " loopback address is captured: that goes past the proxy",
             do="switch it off",
-            command=f"sysctl -w net.ipv4.conf.all.route_localnet=0 net.ipv4.conf.{found.localnet[0]}.route_localnet=0",
+            command="sysctl -w " + " ".join(f"net.ipv4.conf.{each}.route_localnet=0" for each in names),
         )
 
 
@@ -96,7 +95,7 @@ def judge_node(found: Settings, *, has_pods: bool) -> Iterator[Finding]:
             do="switch it on, in /etc/sysctl.d as well",
             command="sysctl -w net.ipv4.ip_forward=1",
         )
-    if found.advertised and found.forwards_ipv6 == 1 and found.deaf_to_routers:
+    if found.deaf_to_routers:
         yield Finding(
             check="accept-ra",
             level=Level.WARNING,
@@ -104,5 +103,5 @@ def judge_node(found: Settings, *, has_pods: bool) -> Iterator[Finding]:
             why="the node's default route came by a router's advertisement, and a node that forwards takes no more of"
             " these: IPv6 ends when the route expires",
             do="take advertisements although the node forwards",
-            command=f"sysctl -w net.ipv6.conf.{found.deaf_to_routers[0]}.accept_ra=2",
+            command=f"sysctl -w net.ipv6.conf.{spelled(found.deaf_to_routers[0])}.accept_ra=2",
         )

@@ -7,33 +7,32 @@ if_link.h, neighbour.h; net/ipv4/route.c, inet_rtm_getroute.
 import errno
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Self
 
 from agent.kernel.attributes import attribute, attributes
 from agent.kernel.rawnetlink import Answer, RawNetlink
-from agent.kernel.routing_messages import FAMILIES
+from agent.kernel.routing_messages import FAMILIES, route_request
 from rulesets.vocabulary import Address, Family, Network, family_of
 
 TABLE_LOCAL, TABLE_MAIN = 255, 254
 LOCAL = 2  # RTN_LOCAL
 LOOKUP, GOTO, NOTHING = 1, 2, 3  # FR_ACT_TO_TBL, FR_ACT_GOTO, FR_ACT_NOP
 BY_ADVERTISEMENT = 9  # RTPROT_RA
-_NETLINK_ROUTE = 0
+_NETLINK_ROUTE, _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 0, 270, 12
 _RTM_GETLINK, _RTM_GETADDR, _RTM_GETROUTE, _RTM_GETNEIGH, _RTM_GETRULE = 18, 22, 26, 30, 34
 _ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg; fib_rule_hdr has the same bytes
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg
 _ADDRESS = struct.Struct("=BBBBI")  # ifaddrmsg
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg
-_RTM_F_LOOKUP_TABLE = 0x1000
-_FIB_RULE_INVERT = 2
+_RTM_F_LOOKUP_TABLE, _FIB_RULE_INVERT = 0x1000, 2
 _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # reachable, stale, delay, probe, permanent
 _ANSWERS_NO = (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOENT)
-_ACTIONS = {6: "blackhole", 7: "unreachable", 8: "prohibit"}
+_ACTIONS = {GOTO: "goto", NOTHING: "nop", 6: "blackhole", 7: "unreachable", 8: "prohibit"}
 _TABLES = {253: "default", 254: "main", 255: "local"}
-_MOST_ROUTES = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +64,8 @@ class RuleEntry:
         words += [f"iif {self.in_interface}"] if self.in_interface else []
         words += [f"oif {self.out_interface}"] if self.out_interface else []
         words += ["(and more)"] if self.selects else []
-        if self.action == LOOKUP:
-            words.append(f"lookup {_TABLES.get(self.table, self.table)}")
-        else:
-            words.append({GOTO: "goto", NOTHING: "nop"}.get(self.action) or _ACTIONS.get(self.action, str(self.action)))
+        lookup = f"lookup {_TABLES.get(self.table, self.table)}"
+        words.append(lookup if self.action == LOOKUP else _ACTIONS.get(self.action, f"action {self.action}"))
         ip = "ip" if self.family is Family.IPV4 else "ip -6"
         return f"{ip} rule {self.priority}: {' '.join(filter(None, words))}"
 
@@ -102,20 +99,32 @@ class Link:
     up: bool = True
 
 
+class _Strict(RawNetlink):
+    """A socket on which a request for some routes brings those alone: since 4.20, all of them before."""
+
+    def __init__(self) -> None:
+        super().__init__(_NETLINK_ROUTE, feature="rtnetlink", option="CONFIG_NET")
+        with suppress(OSError):
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
+
+
 class Rtnetlink:
     """A socket for questions about routing; use it in a `with` block."""
 
     def __init__(self) -> None:
         """Open it in the calling thread's namespace. Raises `KernelError`."""
-        self._netlink = RawNetlink(_NETLINK_ROUTE, feature="rtnetlink", option="CONFIG_NET")
+        self._netlink = _Strict()
+        # A strict one refuses to name the table of an IPv6 route (net/ipv6/route.c, inet6_rtm_valid_getroute_req).
+        self._lax = RawNetlink(_NETLINK_ROUTE, feature="rtnetlink", option="CONFIG_NET")
 
     def __enter__(self) -> Self:
         """Use it in a block."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close the socket."""
+        """Close both sockets."""
         self._netlink.close()
+        self._lax.close()
 
     def rules(self) -> tuple[RuleEntry, ...]:
         """Return the policy rules of both families, in the order in which the kernel asks them."""
@@ -145,39 +154,29 @@ class Rtnetlink:
         return tuple(_neighbours(listed))
 
     def single_routes(self) -> tuple[tuple[int, Address], ...]:
-        """Return the routes to one address on a link, of the table main, each with the interface's index.
+        """Return the routes to one address on a link, of the table main, each with the interface's index."""
+        return tuple(_single(self._routes(route_request(table=TABLE_MAIN), f"ip route show table {TABLE_MAIN}")))
 
-        Of more than 20,000 routes the rest isn't looked at: the socket is then of no more use.
-        """
-        request = _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)
-        statement = "ip route show table main"
-        answer = self._netlink.dump(_RTM_GETROUTE, request, statement=statement, most=_MOST_ROUTES)
-        return tuple(_single(_listed(answer, statement)))
-
-    def tables(self) -> dict[tuple[Family, int], bool]:
-        """Return the tables that hold routes, each with whether one of them is for everything.
-
-        Of more than 20,000 routes the rest isn't looked at: the socket is then of no more use.
-        """
+    def reach(self, tables: Iterable[int]) -> dict[tuple[Family, int], bool]:
+        """Return which of these tables hold routes, each with whether one of them is for everything."""
         found: dict[tuple[Family, int], bool] = {}
-        statement = "ip route show table all"
-        request = _ROUTE.pack(0, 0, 0, 0, 0, 0, 0, 0, 0)
-        names = {number: family for family, number in FAMILIES.items()}
-        for body in _listed(
-            self._netlink.dump(_RTM_GETROUTE, request, statement=statement, most=_MOST_ROUTES), statement
-        ):
-            header = _ROUTE.unpack_from(body)
-            if header[0] in names:
-                key = (names[header[0]], _number(attributes(body, _ROUTE.size), 15) or header[4])
-                found[key] = found.get(key, False) or not header[1]
+        names = {int(number): family for family, number in FAMILIES.items()}
+        for table in sorted(set(tables)):
+            for body in self._routes(route_request(table=table), f"ip route show table {table}"):
+                if body[0] in names and _table(body) == table:
+                    key = (names[body[0]], table)
+                    found[key] = found.get(key, False) or not body[1]
         return found
 
-    def advertised_default(self) -> bool:
-        """Tell whether IPv6 has a default route that a router's advertisement made."""
-        request = _ROUTE.pack(FAMILIES[Family.IPV6], 0, 0, 0, 0, 0, 0, 0, 0)
-        statement = "ip -6 route show default"
-        answer = self._netlink.dump(_RTM_GETROUTE, request, statement=statement, most=_MOST_ROUTES)
-        return any(each[1] == 0 and each[5] == BY_ADVERTISEMENT for each in _listed(answer, statement))
+    def advertised(self) -> frozenset[int]:
+        """Return the interfaces (indices) of IPv6 default routes that a router's advertisement made."""
+        listed = self._routes(route_request(protocol=BY_ADVERTISEMENT), "ip -6 route show proto ra")
+        wanted = (int(FAMILIES[Family.IPV6]), 0, BY_ADVERTISEMENT)
+        ours = (each for each in listed if (each[0], each[1], each[5]) == wanted)
+        return frozenset(_number(attributes(each, _ROUTE.size), 4) for each in ours)
+
+    def _routes(self, request: bytes, statement: str) -> tuple[bytes, ...]:
+        return _listed(self._netlink.dump(_RTM_GETROUTE, request, statement=statement), statement)
 
     def route(self, destination: Address, *, source: Address | None = None, arriving_by: int = 0) -> Route:
         """Ask how a packet would be routed: one that is sent from here, or one that arrives by an interface (index).
@@ -191,7 +190,7 @@ class Rtnetlink:
         body += attribute(2, source.packed) if source else b""
         body += attribute(3, struct.pack("=I", arriving_by)) if arriving_by else b""
         statement = f"ip route get {destination}" + (f" from {source}" if source else "")
-        answer = self._netlink.ask(_RTM_GETROUTE, body, statement=statement)
+        answer = self._lax.ask(_RTM_GETROUTE, body, statement=statement)
         if answer.errno or not answer.messages:
             return Route(error=answer.errno or errno.ENODATA, said=answer.said)
         return _route(answer.messages[0])
@@ -203,15 +202,13 @@ def _listed(answer: Answer, statement: str) -> tuple[bytes, ...]:
 
 def _rule(family: Family, body: bytes) -> RuleEntry:
     header, told = _ROUTE.unpack_from(body), attributes(body, _ROUTE.size)
-    table = _number(told, 15) or header[4]
-    mask = _number(told, 16)
     return RuleEntry(
         family=family,
         priority=_number(told, 6),
         action=header[7],
-        table=table if header[7] == LOOKUP else 0,
+        table=_table(body) if header[7] == LOOKUP else 0,
         mark=_number(told, 10),
-        mask=mask,
+        mask=_number(told, 16),
         source=_network(told.get(2), header[2]),
         destination=_network(told.get(1), header[1]),
         in_interface=_name(told.get(3)),
@@ -228,7 +225,7 @@ def _route(body: bytes) -> Route:
     via = told.get(18)  # RTA_VIA: the gateway's family may be another one
     return Route(
         kind=header[7],
-        table=_number(told, 15) or header[4],
+        table=_table(body),
         interface=_number(told, 4),
         gateway=_address(told.get(5)) or (_address(via[2:]) if via else None),
         source=_address(told.get(7)),
@@ -271,9 +268,13 @@ def _single(listed: tuple[bytes, ...]) -> Iterator[tuple[int, Address]]:
     for body in listed:
         header, told = _ROUTE.unpack_from(body), attributes(body, _ROUTE.size)
         found = _address(told.get(1))
-        on_link = 4 in told and 5 not in told and header[7] == 1 and (_number(told, 15) or header[4]) == TABLE_MAIN
+        on_link = 4 in told and 5 not in told and header[7] == 1 and _table(body) == TABLE_MAIN
         if on_link and found is not None and header[1] == found.max_prefixlen and not found.is_link_local:
             yield _number(told, 4), found
+
+
+def _table(body: bytes) -> int:
+    return _number(attributes(body, _ROUTE.size), 15) or body[4]
 
 
 def _network(packed: bytes | None, bits: int) -> Network | None:
@@ -282,13 +283,9 @@ def _network(packed: bytes | None, bits: int) -> Network | None:
 
 
 def _address(packed: bytes | None) -> Address | None:
-    match len(packed or b""):
-        case 4:
-            return IPv4Address(packed or b"")
-        case 16:
-            return IPv6Address(packed or b"")
-        case _:
-            return None
+    if packed is None or len(packed) not in (4, 16):
+        return None
+    return IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)
 
 
 def _number(told: dict[int, bytes], kind: int) -> int:
