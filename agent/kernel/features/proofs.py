@@ -11,10 +11,9 @@ import socket
 from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Address
-from typing import Any
 
-from agent.errors import KernelError
-from agent.kernel import batches, entering, ipv6, routing, tablequery
+from agent.errors import FeatureMissing, KernelError
+from agent.kernel import batches, entering, ipv6, links, routing, tablequery
 from agent.kernel.conntrack import Conntrack, FlowTuple
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.nftables import Tables
@@ -39,7 +38,7 @@ from rulesets.vocabulary import (
 Proof = str | Callable[[], None]
 
 _LOCALHOST = "127.0.0.1"
-_HERE, _THERE = "192.0.2.1", "192.0.2.2"  # RFC 5737: in nobody's use
+_HERE, _THERE, _PREFIX = "192.0.2.1", "192.0.2.2", 24  # RFC 5737: in nobody's use
 _SECONDS = 1.0  # what is sent on `lo` arrives before `send` returns; only what never comes is waited for
 # Ten seconds: where many links come and go, the kernel looks at a new one once a second (net/core/link_watch.c).
 _AGAIN, _ATTEMPTS = 0.01, 1000
@@ -89,34 +88,21 @@ def port_translated() -> None:
 
 def _neighbour() -> socket.socket | None:
     """Return a UDP socket of another throw-away namespace, with a link to this one; None where there is no veth."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
-
     home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
         entering.leave_for_new_namespace()
         try:
-            with IPRoute() as there:
-                there.link("add", ifname=_LINK, kind="veth", peer={"ifname": _LINK, "net_ns_fd": home})
-                _address(there, _THERE)
+            links.add_veth(_LINK, home)
+            links.bring_up(_LINK, IPv4Address(_THERE), _PREFIX)
             sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         finally:
             entering.set_thread_namespace(home)
-        with IPRoute() as here:
-            _address(here, _HERE)
-    except NetlinkError as error:
-        if error.code == errno.EOPNOTSUPP:
-            return None
-        raise KernelError(statement="ip link add type veth", said=os.strerror(error.code)) from None
+        links.bring_up(_LINK, IPv4Address(_HERE), _PREFIX)
+    except FeatureMissing:
+        return None
     finally:
         os.close(home)
     return sender
-
-
-def _address(rtnetlink: Any, address: str) -> None:
-    index = rtnetlink.link_lookup(ifname=_LINK)[0]
-    rtnetlink.addr("add", family=socket.AF_INET, index=index, address=address, prefixlen=24)
-    rtnetlink.link("set", index=index, state="up")
 
 
 def table_persists() -> None:
