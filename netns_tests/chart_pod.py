@@ -1,7 +1,7 @@
 """A kubelet for one pod: what the chart says of the agent's container, done with the kernel's own means.
 
-`python -m netns_tests.chart_pod FOLDER` is to be started in network, process and mount namespaces of its own, where it
-is the node: process 1 with its network. It ends with 0 when the agent has done what it is there for.
+`python -m netns_tests.chart_pod FOLDER [IMAGE]` is to be started in network, process and mount namespaces of its own,
+where it is the node: process 1 with its network. It ends with 0 when the agent has done what it is there for.
 """
 
 import contextlib
@@ -26,6 +26,8 @@ NETWORK = '{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge", "
 DAEMON_SET = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets/weir"
 FIELDS = {"spec.nodeName": "node-a", "metadata.name": "weir-x", "metadata.namespace": NAMESPACE}
 
+_CAPABILITIES = {"DAC_OVERRIDE": 1, "NET_ADMIN": 12, "SYS_ADMIN": 21, "SYS_PTRACE": 19}  # linux/capability.h
+
 
 def mount(*arguments: str | Path) -> None:
     subprocess.run(["mount", *map(str, arguments)], check=True)
@@ -34,11 +36,12 @@ def mount(*arguments: str | Path) -> None:
 class Pod:
     """The agent's container on this node, whose folders are below `node`."""
 
-    def __init__(self, server: ApiServer, folder: Path) -> None:
+    def __init__(self, server: ApiServer, folder: Path, image: Path | None) -> None:
+        """Without the file system of an image it is that of this machine, with Weir as it is under test."""
         daemon_set = server.ask("GET", DAEMON_SET)
         self.container = charts.agent(daemon_set)
         self.volumes = {each["name"]: each for each in charts.pod(daemon_set)["volumes"]}
-        self.server, self.folder = server, folder
+        self.server, self.folder, self.image = server, folder, image
         self.root = folder / "root"
         self._credentials("weir", self.folder / "account")
         self._credentials("weir-cni", self.folder / "cni-credentials")
@@ -55,16 +58,17 @@ class Pod:
         (folder / "namespace").write_text(NAMESPACE)
 
     def _mounts(self) -> None:
-        """The image is this machine's file system; it is seen through an overlay, so that mount points can be made."""
+        """It is seen through an overlay, so that mount points can be made."""
         for each in ("upper", "work", "root"):
             (self.folder / each).mkdir()
-        layers = f"lowerdir=/,upperdir={self.folder}/upper,workdir={self.folder}/work"
+        layers = f"lowerdir={self.image or '/'},upperdir={self.folder}/upper,workdir={self.folder}/work"
         mount("-t", "overlay", "overlay", "-o", layers, self.root)
         sources = {"/proc": Path("/proc"), "/dev": Path("/dev"), "/sys": Path("/sys")}
         for each in self.container["volumeMounts"]:
             sources[each["mountPath"]] = self._source(self.volumes[each["name"]])
         sources["/var/run/secrets/kubernetes.io/serviceaccount"] = self.folder / "account"
-        sources[str(charts.ROOT)] = charts.ROOT  # which the pod's own /tmp may have covered
+        if self.image is None:
+            sources[str(charts.ROOT)] = charts.ROOT  # which the pod's own /tmp may have covered
         for where, source in sources.items():
             target = self.root / os.path.realpath(where).lstrip("/")
             target.mkdir(parents=True, exist_ok=True)
@@ -89,16 +93,22 @@ class Pod:
             each["name"]: each["value"] if "value" in each else FIELDS[each["valueFrom"]["fieldRef"]["fieldPath"]]
             for each in self.container["env"]
         }
-        image = {"PATH": os.environ["PATH"], "WEIR_PLUGIN": str(program()), "PYTHONDONTWRITEBYTECODE": "1"}
+        plugin = "/opt/weir/weir-cni" if self.image else str(program())
+        image = {"PATH": os.environ["PATH"], "WEIR_PLUGIN": plugin, "PYTHONDONTWRITEBYTECODE": "1"}
         return {**image, "KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port, **given}
 
     @contextlib.contextmanager
     def started(self) -> Iterator[subprocess.Popen[bytes]]:
         """Start it as a runtime does, and wait until the kubelet's probes of readiness succeed."""
         security = self.container["securityContext"]
-        kept = "".join(f",+{each.lower()}" for each in security["capabilities"]["add"])
-        confined = ("setpriv", "--pdeathsig", "KILL", "--no-new-privs", f"--bounding-set=-all{kept}", "--inh-caps=-all")
-        argv = ["chroot", str(self.root), *confined, WEIR, *self.container["args"]]
+        # prctl(2): SIGKILL when its parent ends, the bounding set, and no new privileges. It is for the image's Python,
+        # since the image has no program for it.
+        numbers = [_CAPABILITIES[each] for each in security["capabilities"]["add"]]
+        calls = ("1, 9", *(f"24, {each}" for each in range(41) if each not in numbers), "38, 1, 0, 0, 0")
+        confine = "".join(f"assert not prctl({each});" for each in calls)
+        code = f"import ctypes, os, sys; prctl = ctypes.CDLL(None).prctl; {confine} os.execv(sys.argv[1], sys.argv[1:])"
+        weir = "/opt/weir/bin/weir" if self.image else WEIR
+        argv = ["chroot", str(self.root), "/usr/bin/python3", "-c", code, weir, *self.container["args"]]
         log = self.folder / "log"
         with log.open("ab") as file:
             process = subprocess.Popen(argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -161,7 +171,7 @@ def rules_of_node() -> str:
     return subprocess.run(["sh", "-ec", script], check=True, capture_output=True, text=True).stdout
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, image: Path | None = None) -> None:
     """Be a node, of which everything is in a folder."""
     # A node has a network; kube-apiserver wants to know an address of it.
     for each in ("set lo up", "add cni0 type bridge", "set cni0 up"):
@@ -172,10 +182,11 @@ def main(folder: Path) -> None:
     with ApiServer() as server:
         server.ask("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         install = ("install", "weir", str(charts.CHART), "--kubeconfig", str(server.kubeconfig), "-n", NAMESPACE)
-        subprocess.run([charts.helm(), *install], check=True, stdout=subprocess.DEVNULL)
-        live(server, Pod(server, folder))
+        home = {**os.environ, "HOME": str(folder)}  # where helm keeps what the API can do
+        subprocess.run([charts.helm(), *install], check=True, stdout=subprocess.DEVNULL, env=home)
+        live(server, Pod(server, folder, image))
 
 
 if __name__ == "__main__":
     assert os.getpid() == 1, "start it in namespaces of its own"
-    main(Path(sys.argv[1]))
+    main(*map(Path, sys.argv[1:]))

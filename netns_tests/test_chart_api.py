@@ -52,7 +52,8 @@ def server() -> Iterator[ApiServer]:
 
 def helm(server: ApiServer, *arguments: str | Path) -> str:
     argv = [charts.helm(), *map(str, arguments), "--kubeconfig", str(server.kubeconfig), "--namespace", NAMESPACE]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "HOME": "/nonexistent"})
+    home = {"HOME": str(server.directory)}  # where it keeps what the API can do; made where it isn't there
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, **home})
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -1,20 +1,17 @@
 """Weir's chart as helm renders it, and the plain manifests that are made from that."""
 
-import fcntl
-import hashlib
 import os
 import re
 import subprocess
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
+from netns_tests.kubernetes.programs import program
+
 ROOT = Path(__file__).parent.parent
-RECIPE = Path(__file__).parent / "helm"
 CHART = ROOT / "deploy/chart/weir"
 MANIFESTS = ROOT / "deploy/kubernetes/weir.yaml"
 NAMESPACE = "istio-system"
@@ -35,31 +32,9 @@ HEADER = """\
 Object = dict[str, Any]
 
 
-@cache
 def helm() -> str:
-    """Return helm's path: WEIR_HELM, or one that Go has built into the cache, which takes two minutes once."""
-    if named := os.environ.get("WEIR_HELM"):
-        return named
-    recipe = b"".join((RECIPE / each).read_bytes() for each in ("go.mod", "go.sum"))
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "weir/helm"
-    made = folder / f"helm-{hashlib.sha256(recipe).hexdigest()[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:  # goes with its process
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not made.exists():
-            _build(made)
-    return str(made)
-
-
-def _build(made: Path) -> None:
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-    environment["PATH"] += os.pathsep + "/usr/local/go/bin"
-    draft = made.with_suffix(".half")
-    command = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", draft, "helm.sh/helm/v4/cmd/helm")
-    done = subprocess.run(command, cwd=RECIPE, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.fail(f"helm, which renders the chart, is built by Go: {done.stderr}", pytrace=False)
-    draft.rename(made)
+    """Return helm's path, built by Go where it isn't yet."""
+    return str(program("helm"))
 
 
 def run(*arguments: str | Path, values: Mapping[str, object] | None = None) -> tuple[int, str, str]:
@@ -68,7 +43,7 @@ def run(*arguments: str | Path, values: Mapping[str, object] | None = None) -> t
     version = () if told_version else ("--kube-version", KUBERNETES)
     argv = [helm(), *map(str, arguments), *version, *(("--values", "-") if values is not None else ())]
     # Nothing of a user's own helm may count: no plugins, repositories or kubeconfig.
-    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
+    environment = {"PATH": os.environ["PATH"], "HOME": "/dev/null"}
     told = None if values is None else yaml.safe_dump(dict(values))
     done = subprocess.run(argv, env=environment, input=told, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr

@@ -230,9 +230,3 @@ def test_apparmor_is_said_as_each_kubernetes_reads_it() -> None:
     recent = one(objects({}, "--kube-version", "1.30.0"), "DaemonSet")
     assert note not in recent["spec"]["template"]["metadata"]["annotations"]
     assert agent(recent)["securityContext"]["appArmorProfile"] == {"type": "Unconfined"}
-
-
-def test_a_grace_period_that_ends_before_the_drain_is_refused() -> None:
-    code, _, said = run("template", "weir", CHART, values={"drainSeconds": 30})
-    assert code != 0
-    assert "drainSeconds = 30: wants less than terminationGracePeriodSeconds = 30" in said

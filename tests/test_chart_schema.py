@@ -111,6 +111,7 @@ def test_an_unknown_name_is_refused(at: tuple[str, ...]) -> None:
         ({"logging": {"level": "cni:debug"}}, "level"),
         ({"env": {"A": 1}}, "env"),
         ({"healthPort": 70000}, "healthPort"),
+        ({"terminationGracePeriodSeconds": 5}, "terminationGracePeriodSeconds"),
     ],
     ids=json.dumps,
 )
