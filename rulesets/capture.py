@@ -122,6 +122,11 @@ class Capture:
         bits = (1 << bit for bit in range(32) if mark.mask >> bit & 1)
         return next(Mark(mark.value ^ bit, mark.mask) for bit in bits if mark.value ^ bit)
 
+    def written(self) -> dict[str, object]:
+        """Return the settings that are not Weir's own, as JSON can hold them: `parse` reads this capture in them."""
+        values = {each.name: (getattr(self, each.name), each.default) for each in fields(Capture)}
+        return {name: _written(value) for name, (value, own) in values.items() if value != own}
+
     @property
     def captured_families(self) -> tuple[Family, ...]:
         """The families to redirect; every other one is refused or left direct, as `uncapturable` says."""
@@ -136,6 +141,15 @@ class Capture:
             "dns_port": self.dns,
         }
         return {name: getattr(self, name) for name, needed in wanted.items() if needed}
+
+
+def _written(value: object) -> object:
+    """Return a setting's value as a file has it."""
+    if isinstance(value, tuple):
+        return "*" if value == ALL_PORTS else [str(each) for each in value]
+    if isinstance(value, SocketCgroup):
+        return value.cgroup
+    return value if isinstance(value, bool | int | float) else str(value)
 
 
 _Reader = Callable[[str, object], object]

@@ -14,7 +14,7 @@ from agent.cli.options import (
     OutputOption,
     Settings,
     add,
-    differences_that_begin,
+    expected,
     need_root,
     one_target,
     pasted,
@@ -57,13 +57,7 @@ def compare(
         ),
     ] = None,
     expect: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--expect",
-            metavar="SLUG",
-            help="A wanted difference (below) that is shown, and counts as equal. May be repeated.",
-            autocompletion=differences_that_begin,
-        ),
+        list[str] | None, expected("A wanted difference (below) that is shown, and counts as equal. May be repeated.")
     ] = None,
     netns: OneNetns = None,
     file: File = None,

@@ -1,5 +1,6 @@
 """The command that stays: daemon."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -85,7 +86,7 @@ def daemon(
     need_root("daemon")
     from agent.daemon.run import run
     from agent.daemon.settings import Settings
-    from agent.observe.endpoints import parse_listen
+    from agent.observe.endpoints import parse_listen, parse_metrics
 
     _log()
     on_node = None
@@ -112,6 +113,7 @@ def daemon(
         resync=resync,
         drain=drain,
         own=own,
+        metrics=parse_metrics(os.environ.get("METRICS_ADDRESS", ""), os.environ.get("METRICS_PORT", "")),
         kubernetes=on_node,
     )
     run(settings)
@@ -120,7 +122,6 @@ def daemon(
 def _log() -> None:
     """Begin to log on standard error: from LOG_LEVEL on (info), each a document with LOG_AS_JSON=true."""
     import logging
-    import os
 
     level = os.environ.get("LOG_LEVEL", "").upper() or "INFO"
     level = {"WARN": "WARNING"}.get(level, level)

@@ -1,4 +1,4 @@
-"""The commands that look once and change nothing: render, diff, verify, status."""
+"""The commands that look once and change nothing: render, diff, verify."""
 
 import json
 from enum import StrEnum
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli import manifests
+from agent.cli import manifests, pods
 from agent.cli.options import (
     File,
     Names,
@@ -20,9 +20,11 @@ from agent.cli.options import (
     need_root,
     only,
     pasted,
+    settings_given,
     targets,
+    with_settings,
 )
-from agent.errors import WeirError
+from agent.errors import ConfigError, WeirError
 
 if TYPE_CHECKING:
     from agent.kernel.handle import Handle
@@ -39,7 +41,7 @@ class Format(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module."""
-    add(app, render, diff, verify, status)
+    add(app, render, diff, verify)
 
 
 def render(
@@ -121,8 +123,7 @@ def differences(
     """Show what apply would change; return the exit code: 0 nothing, 1 something, 2 error."""
     from agent.cli import show
 
-    chosen = targets(names, netns, file, settings)
-    reports = inspected(chosen)
+    chosen, reports = looked_at(names, netns, file, settings)
     differing = [each for each in reports if each.changes]
     if output is Output.JSON:
         show.as_json(reports)
@@ -158,7 +159,7 @@ def verify(
     from agent.cli import show
 
     need_root("verify")
-    reports = inspected(targets(names, netns, file, settings), weigh=True)
+    reports = looked_at(names, netns, file, settings, weigh=True)[1]
     missing = [each for each in reports if not each.captured]
     if output is Output.JSON:
         show.as_json(reports)
@@ -184,37 +185,34 @@ def verify(
     raise typer.Exit(2 if any(map(failed, reports)) else bool(missing))
 
 
-def status(
-    names: Names = None,
-    netns: Netns = None,
-    file: File = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Show how targets stand: state and reason, streams outside, streams that a release waits for, rivals.
+def looked_at(
+    names: list[str] | None,
+    netns: list[str] | None,
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    weigh: bool = False,
+) -> "tuple[tuple[Target, ...], tuple[Report, ...]]":
+    """Return the targets that a command line means, and a report of each; a pod without a namespace is no target."""
+    if not pods.meant(names):
+        chosen = targets(names, netns, file, settings)
+        return chosen, inspected(chosen, weigh=weigh)
+    if netns or file is not None:
+        raise ConfigError("a pod is captured as the daemon says: leave out --netns and --file")
+    return looked_at_pods(pods.documents(names or ()), settings, weigh=weigh)
 
-    What is shown is observed now in the kernel; a running daemon adds why it waits or fails. Without a file and a
-    target, the targets of the running daemon are shown. OUTSIDE counts the streams that were open before the target
-    was captured and stay outside, CAPTURED those that go through the proxy. Rivals are as in `weir verify`.
-    """
-    from agent.cli import show
-    from agent.local_api import Client
 
-    need_root("status")
-    client = Client()
-    daemon = client.status() if client.is_there() else None
-    reports = tuple(_explained(each, daemon) for each in inspected(targets(names, netns, file, None), weigh=True))
-    if output is Output.JSON:
-        show.as_json(reports, daemon=daemon)
-    else:
-        good = sum(each.captured for each in reports)
-        print(f"{good} of {len(reports)} targets captured; {_daemon_words(daemon)}")
-        show.table(reports)
-        for each in reports:
-            show.rivals(each)
-            show.streams(each)
-        for each in filter(failed, reports):
-            show.line(each)
-    raise typer.Exit(2 if any(map(failed, reports)) else 0)
+def looked_at_pods(
+    documents: "tuple[pods.Document, ...]", settings: list[str] | None = None, *, weigh: bool = False
+) -> "tuple[tuple[Target, ...], tuple[Report, ...]]":
+    """Return the targets that pods are, and a report of each pod: a look with the daemon's word, or that alone."""
+    found = [pods.target(each) for each in documents]
+    chosen = with_settings(tuple(each for each in found if each is not None), settings_given(settings))
+    seen = iter(inspected(chosen, weigh=weigh))
+    return chosen, tuple(
+        pods.report(document) if target is None else pods.with_word(next(seen), document)
+        for document, target in zip(documents, found, strict=True)
+    )
 
 
 def inspected(chosen: "tuple[Target, ...]", *, weigh: bool = False) -> "tuple[Report, ...]":
@@ -278,22 +276,3 @@ def _why_not(chosen: "tuple[Target, ...]", differing: "list[Report]") -> str:
     if not name:
         return ""
     return f"the daemon holds {name}, and takes its settings from its file: change {daemons_file() or 'that'}"
-
-
-def _explained(report: "Report", daemon: dict[str, object] | None) -> "Report":
-    """Add what the daemon says of a target that isn't as it wants it."""
-    from dataclasses import replace
-
-    known = daemon.get("targets") if daemon else None
-    for each in known if isinstance(known, list) else ():
-        same = each["target"] == report.target and each["netns"] == report.netns
-        if same and not report.captured and each["state"] in ("waiting", "failed"):
-            return replace(report, state=type(report.state)(each["state"]), reason=each["reason"], hint=each["hint"])
-    return report
-
-
-def _daemon_words(daemon: dict[str, object] | None) -> str:
-    if daemon is None:
-        return "no daemon is running"
-    error = daemon.get("file_error")
-    return f"the daemon ({daemon.get('pid')}) keeps them" + (f"; its file is bad: {error}" if error else "")

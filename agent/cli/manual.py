@@ -9,6 +9,7 @@ _TARGETS = {
     "TARGET": "a name from the file; every target of the file where none is named",
     "--netns": "a namespace instead: NAME (as in `ip netns`), /PATH, pid:NUMBER, or host",
 }
+_POD = {"pod/NAMESPACE/NAME": "a pod of this node, where the daemon keeps those of Kubernetes"}
 _ONE_TARGET = {**_TARGETS, "TARGET": "a name from the file; may be left out where the file has one target"}
 _ERROR = "error: one message on standard error (with --output json a document on standard output)"
 GENERAL_CODES = {
@@ -69,7 +70,7 @@ PAGES = {
     ),
     "diff": Page(
         short="Show what apply would change; change nothing",
-        targets={**_TARGETS, "-f OLD -f NEW": f"{_MANIFESTS}; or what `weir render` printed of them as JSON"},
+        targets={**_TARGETS, **_POD, "-f OLD -f NEW": f"{_MANIFESTS}; or what `weir render` printed of them as JSON"},
         examples={
             "weir diff": "every target of /etc/weir/weir.toml",
             "weir diff --netns web --set dns=false": "one namespace, with the file's defaults and one setting",
@@ -84,7 +85,7 @@ PAGES = {
     ),
     "verify": Page(
         short="Check that targets are captured",
-        targets=_TARGETS,
+        targets={**_TARGETS, **_POD},
         examples={
             "weir verify": "every target of the file: rules, routes, the proxy's ports, families, rivals",
             "weir verify --netns pid:4711": "the namespace of a process",
@@ -94,13 +95,17 @@ PAGES = {
     ),
     "status": Page(
         short="Show how targets stand, and their streams",
-        targets=_TARGETS,
+        targets={**_TARGETS, **_POD},
         examples={
             "weir status": "a table of the running daemon's targets, or of the file's",
             "weir status --netns web --output json": "one namespace, with every stream and counter",
+            "weir status pod/shop/web-0": "a pod: who decided, how far it is, what it waits for, its table",
         },
         codes={"0": "all could be looked at, captured or not", "2": _ERROR},
-        document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs}.\n' + _REPORT,
+        document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs, "migrations": [{"name",'
+        ' "netns", "direction", "step", "done"}, ...], "pods": [POD, ...] where targets are pods}.\n'
+        "POD: pod, uid, namespace, name, enrolment, decision, step, captured, reason, hint, seconds (in this step),"
+        " uncaptured_seconds, waiting, netns, identity, notes, redirection, settings, target\n" + _REPORT,
     ),
     "doctor": Page(
         short="Examine this node: what is in the way, and what to do",
@@ -156,9 +161,10 @@ PAGES = {
     ),
     "wait": Page(
         short="Wait until a target is captured, or free of Weir",
-        targets=_ONE_TARGET,
+        targets={**_ONE_TARGET, **_POD},
         examples={
             "weir wait web": "return as soon as web is captured, after 30 s at most",
+            "weir wait pod/shop/web-0 --timeout 60": "a pod of this node; one that isn't there yet is waited for",
             "weir wait web --for absent --timeout 5": "return as soon as nothing of Weir is in it",
         },
         codes={"0": "it is so", "1": "it was not so in time", "2": _ERROR},

@@ -15,7 +15,7 @@ from agent.cli.options import (
     OutputOption,
     Settings,
     add,
-    differences_that_begin,
+    expected,
     need_root,
     pasted,
     refuse_unknown_slugs,
@@ -50,13 +50,7 @@ def migrate(
         ),
     ] = False,
     expect: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--expect",
-            metavar="SLUG",
-            help="Take only this wanted difference, rather than every one. May be repeated.",
-            autocompletion=differences_that_begin,
-        ),
+        list[str] | None, expected("Take only this wanted difference, rather than every one. May be repeated.")
     ] = None,
     back: Annotated[
         bool, typer.Option("--back", help="Return: put the other agent's rules back, then take Weir's away.")

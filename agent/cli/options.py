@@ -5,10 +5,11 @@ import shlex
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.cli import pods
 from agent.cli.manual import PAGES, Command
 from agent.errors import ConfigError, PermissionMissing
 from agent.sources import DEFAULT_FILE
@@ -73,11 +74,16 @@ Settings = Annotated[
 ]
 
 
-def differences_that_begin(incomplete: str) -> list[str]:
+def _differences_that_begin(incomplete: str) -> list[str]:
     """Return the wanted differences whose name begins so, for completion."""
     from rulesets.equivalence import WANTED
 
     return [slug for slug in WANTED if slug.startswith(incomplete)]
+
+
+def expected(text: str) -> Any:
+    """Return the option that names wanted differences; `text` says what becomes of them."""
+    return typer.Option("--expect", metavar="SLUG", help=text, autocompletion=_differences_that_begin)
 
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for programs.")]
@@ -103,6 +109,7 @@ def targets(
     names: list[str] | None, netns: list[str] | None, file: Path | None, settings: list[str] | None
 ) -> tuple["Target", ...]:
     """Return the targets that a command line means. Raises `ConfigError`, `TargetError`."""
+    pods.refuse(names)
     overrides = settings_given(settings)
     file = file or daemons_file()
     if names and netns:
@@ -110,7 +117,7 @@ def targets(
     if netns:
         written = _load(file) if file is not None or DEFAULT_FILE.exists() else None
         return tuple(_of_namespace(each, written, overrides) for each in dict.fromkeys(netns))
-    found = _with(_load(file).targets, overrides)
+    found = with_settings(_load(file).targets, overrides)
     if not names:
         if not found:
             raise ConfigError(f"{file or DEFAULT_FILE}: has no target", hint="add a [[target]], or use --netns")
@@ -189,7 +196,7 @@ def _of_namespace(netns: str, written: "TargetFile | None", overrides: dict[str,
 
     for target in written.targets if written else ():
         if target.netns == netns:
-            return _with((target,), overrides)[0]
+            return with_settings((target,), overrides)[0]
     try:
         return target_file.target(netns, netns, {**(written.defaults if written else {}), **overrides})
     except CaptureError as error:
@@ -197,7 +204,8 @@ def _of_namespace(netns: str, written: "TargetFile | None", overrides: dict[str,
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _with(found: tuple["Target", ...], overrides: dict[str, object]) -> tuple["Target", ...]:
+def with_settings(found: tuple["Target", ...], overrides: dict[str, object]) -> tuple["Target", ...]:
+    """Return targets with settings of ``--set``. Raises `ConfigError`."""
     if not overrides:
         return found
     from agent.sources import file as target_file

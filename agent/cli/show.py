@@ -108,14 +108,23 @@ def streams(report: Report) -> None:
 def table(reports: tuple[Report, ...]) -> None:
     """Print targets as a table; the reason comes last, since it may be long."""
     headings = ("TARGET", "NETNS", "STATE", "OUTSIDE", "CAPTURED", "REASON")
-    rows = [headings, *(_row(each) for each in reports)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(headings))]
-    for number, row in enumerate(rows):
-        cells = [f"{cell:>{width}}" if at in (3, 4) else f"{cell:<{width}}" for at, cell, width in _placed(row, widths)]
-        text = "  ".join(cells[:2])
-        colour = _COLOURS[reports[number - 1].state] if number else ""
-        text += "  " + _painted(cells[2], colour, sys.stdout, bold=not number)
-        print(f"{text}  {'  '.join(cells[3:])}".rstrip())
+    aligned(headings, [(_row(each), _COLOURS[each.state]) for each in reports], coloured=2, right=(3, 4))
+
+
+def aligned(
+    headings: tuple[str, ...],
+    rows: list[tuple[tuple[str, ...], str]],
+    *,
+    coloured: int = 1,
+    right: tuple[int, ...] = (),
+) -> None:
+    """Print a table: each row with the colour of its `coloured` column, `right` the columns of numbers."""
+    lines = [(headings, ""), *rows]
+    widths = [max(len(row[at]) for row, _ in lines) for at in range(len(headings))]
+    for number, (row, colour) in enumerate(lines):
+        cells = [f"{cell:>{width}}" if at in right else f"{cell:<{width}}" for at, cell, width in _placed(row, widths)]
+        cells[coloured] = _painted(cells[coloured], colour, sys.stdout, bold=not number)
+        print("  ".join(cells).rstrip())
 
 
 def _row(report: Report) -> tuple[str, ...]:
