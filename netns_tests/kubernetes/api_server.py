@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import fcntl
 import json
 import random
 import shutil
@@ -53,7 +54,10 @@ class ApiServer:
     """Use it in a `with` block; at its end both processes are killed, and their folder goes."""
 
     def __init__(self) -> None:
+        _sweep()
         self.directory = Path(tempfile.mkdtemp(prefix="weir-api-"))
+        self._alive = (self.directory / "alive").open("w")
+        fcntl.flock(self._alive, fcntl.LOCK_EX)
         self._ports = [_free_port() for _ in range(3)]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.url = f"https://127.0.0.1:{self._ports[0]}"
@@ -78,6 +82,7 @@ class ApiServer:
                 process.kill()
             process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._alive.close()
 
     def start(self) -> None:
         """Start the API server, on the same port as before, and wait until it is ready."""
@@ -225,6 +230,14 @@ class ApiServer:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def _sweep() -> None:
+    """Delete what runs that were killed have left; their processes ended with them."""
+    for each in Path(tempfile.gettempdir()).glob("weir-api-*/alive"):
+        with contextlib.suppress(OSError), each.open() as held:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # that of a run which goes on is held
+            shutil.rmtree(each.parent, ignore_errors=True)
 
 
 def _free_port() -> int:

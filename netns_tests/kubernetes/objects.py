@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from netns_tests.kubernetes.api_server import ApiServer
+from netns_tests.patience import slow
+from netns_tests.world import eventually
 
 __all__ = ["RULES", "account", "add_pod", "delete_pod", "namespace", "pod_path", "running"]
 
@@ -65,3 +67,11 @@ def account(server: ApiServer, namespace: str, name: str, rules: Sequence[dict[s
             "subjects": [{"kind": "ServiceAccount", "namespace": namespace, "name": name}],
         },
     )
+    user = f"system:serviceaccount:{namespace}:{name}"
+    first = {"group": rules[0]["apiGroups"][0], "resource": rules[0]["resources"][0], "verb": rules[0]["verbs"][0]}
+    review = {"spec": {"user": user, "resourceAttributes": first}}
+
+    def allowed() -> object:
+        return server.ask("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)["status"]["allowed"]
+
+    eventually(allowed, "the API server has read the role", slow(30.0))

@@ -1,4 +1,4 @@
-"""Kubernetes' own programs and etcd, built by Go from public modules at the versions that `build/` pins."""
+"""Kubernetes' own programs, etcd and helm, built by Go from public modules at the versions that `build/` pins."""
 
 import fcntl
 import hashlib
@@ -13,20 +13,22 @@ import pytest
 
 __all__ = ["program"]
 
+# What isn't a command of Kubernetes' own module, with a recipe of its own.
+_PACKAGES = {"etcd": "go.etcd.io/etcd/server/v3", "helm": "helm.sh/helm/v4/cmd/helm"}
 _RECIPES = Path(__file__).with_name("build")
 _VERSIONED = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
 
 
 @cache
 def program(name: str) -> Path:
-    """Return the path of etcd or of one of Kubernetes' programs, which takes minutes once.
+    """Return the path of etcd, helm or one of Kubernetes' programs, which takes minutes once.
 
     What WEIR_KUBERNETES, a folder, has is taken as it is; the rest is built into the cache.
     """
     named = os.environ.get("WEIR_KUBERNETES")
     if named and (Path(named) / name).exists():
         return Path(named) / name
-    recipe = _RECIPES / ("etcd" if name == "etcd" else "kubernetes")
+    recipe = _RECIPES / (name if name in _PACKAGES else "kubernetes")
     digest = hashlib.sha256(b"".join((recipe / each).read_bytes() for each in ("go.mod", "go.sum"))).hexdigest()[:12]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "weir" / f"kubernetes-{digest}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -43,9 +45,8 @@ def _build(name: str, recipe: Path, folder: Path) -> None:
         pytest.fail(f"{name} is built by Go 1.26 or later, which isn't there: install it", pytrace=False)
     print(f"building {name} once, which takes minutes: {folder}", file=sys.__stderr__, flush=True)
     flags = ["-s", "-w"]
-    package = "go.etcd.io/etcd/server/v3"
-    if name != "etcd":
-        package = f"k8s.io/kubernetes/cmd/{name}"
+    package = _PACKAGES.get(name, f"k8s.io/kubernetes/cmd/{name}")
+    if name not in _PACKAGES:
         version = _go(path, recipe, "list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes").strip()
         major, minor, _ = version.removeprefix("v").split(".", 2)
         told = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
