@@ -112,10 +112,9 @@ def quiet(diag: SocketDiag, capture: Capture) -> bool:
 
     Then rules may capture at once: nothing is under way that they could cut.
     """
-    if diag.tcp_sockets(OPEN_STATES | {TcpState.TIME_WAIT}):
-        return False
     proxy = {*capture.proxy_ports.values(), capture.hbone_port}
-    return all(each.port in proxy for each in diag.listening_ports() if each.protocol == "tcp")
+    sockets = diag.tcp_sockets(OPEN_STATES | {TcpState.TIME_WAIT, TcpState.LISTEN})
+    return all(each.state is TcpState.LISTEN and each.local_port in proxy for each in sockets)
 
 
 def forget_stale(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> None:
@@ -173,6 +172,8 @@ def keep_open_streams(
 
 def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: Ruleset) -> None:
     """Give direct flows the mark of kept streams where `rules` would capture them if they began now."""
+    if not conntrack.count():
+        return  # as where a pod starts: without a look at its sockets and addresses
     place = Place(diag, capture)
     for each, flow in _direct(place, conntrack, capture):
         if not capture.kept_mark.matches(flow.mark) and place.would_be_captured(each, rules):
@@ -181,6 +182,8 @@ def mark_kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture, rules: R
 
 def kept(diag: SocketDiag, conntrack: Conntrack, capture: Capture) -> tuple[Stream, ...]:
     """Return the streams that were open before enrolment and stay outside."""
+    if not conntrack.count():
+        return ()
     place = Place(diag, capture)
     return tuple(_stream(place.original(each)) for each, _ in _kept(place, conntrack, capture))
 

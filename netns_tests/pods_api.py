@@ -8,6 +8,7 @@ from typing import Any
 
 from agent.errors import DaemonError
 from agent.sources.kubernetes.facts import DATAPLANE_MODE, REDIRECTION, Namespace, Pod
+from agent.sources.kubernetes.informer import ApiState
 from agent.sources.kubernetes.sandboxes import Sandbox, Unfit, Why, look
 from netns_tests.world import Host
 
@@ -118,6 +119,19 @@ class Listing:
     @property
     def pods(self) -> Mapping[str, Pod]:
         return {uid: each for uid, each in self.api.pods.items() if uid not in self.api.unseen}
+
+    def state(self) -> ApiState:
+        return ApiState(
+            connected=not self.api.away,
+            complete=self.complete,
+            since=0.0,
+            error="the API is away" if self.api.away else "",
+            relists=0,
+            restarts=0,
+            bookmarks=0,
+            pods=len(self.pods),
+            unreadable=len(self.unreadable),
+        )
 
     @property
     def unreadable(self) -> Mapping[str, Unreadable]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from agent.cni.protocol import Request
-from agent.daemon.cluster import Cluster, Sources, Surroundings
+from agent.daemon.cluster import Cluster, Sources, Surroundings, listener_of
 from agent.daemon.keeper import Keeper
 from agent.daemon.node_settings import NodeSettings
 from agent.daemon.threads import Threads
@@ -36,7 +36,18 @@ SECONDS = slow(20.0)
 class Node:
     """One life of the agent on a node. Use it in a `with` block; another one on the same folder is a restart."""
 
-    def __init__(self, world: World, folder: Path, api: Api, *, drain: float = 60.0, **settings: Any) -> None:
+    def __init__(
+        self,
+        world: World,
+        folder: Path,
+        api: Api,
+        *,
+        drain: float = 60.0,
+        sources: Callable[[], Coroutine[Any, Any, Sources]] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`sources` are those of a real API, in the place of what a test tells."""
+        self._sources = sources
         self.folder = folder / "run"
         self.api = api
         self.zds = folder / "ztunnel.sock"
@@ -44,7 +55,7 @@ class Node:
         self._world, self._drain = world, drain
         self._defaults: Mapping[str, object] = settings.pop("defaults", {})
         self._settings = NodeSettings(
-            node="here", zds_socket=self.zds, **{"netns_directory": Path("/run/netns"), **settings}
+            **{"node": "here", "zds_socket": self.zds, "netns_directory": Path("/run/netns"), **settings}
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -85,10 +96,14 @@ class Node:
             stop=self.failed.append,
             node_netns=self._world.node.name,
         )
-        api = self.api
-        sources = Sources(api=api, watch=lambda changed, listed: Listing(api, changed, listed), find=api.search)
-        self.cluster = Cluster(self._settings, around, sources, self._defaults)
+        sources = await self._sources() if self._sources else self._told()
+        listener = listener_of(self._settings, self.folder)
+        self.cluster = Cluster(self._settings, around, sources, self._defaults, listener)
         await self.cluster.start()
+
+    def _told(self) -> Sources:
+        api = self.api
+        return Sources(api=api, watch=lambda changed, listed: Listing(api, changed, listed), find=api.search)
 
     def _passed(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)

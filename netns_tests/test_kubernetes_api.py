@@ -178,14 +178,9 @@ def _works(does: Callable[[], object]) -> object:
         return error.status != 403 or not error.hint
 
 
-def _listed(agent: Informing) -> object:
-    agent.until(lambda: agent.informer.complete or agent.state().error, "it is listed, or not")
-    return agent.informer.complete
-
-
-def _watched(agent: Informing, resource: str) -> object:
+def _tried(agent: Informing, verb: str, resource: str) -> object:
     def statuses() -> set[int]:
-        return {each.status for each in agent.api.calls() if (each.verb, each.resource) == ("watch", resource)}
+        return {each.status for each in agent.api.calls() if (each.verb, each.resource) == (verb, resource)}
 
     agent.until(statuses, "it was tried")
     return 403 not in statuses()
@@ -195,11 +190,11 @@ def _watched(agent: Informing, resource: str) -> object:
     ("resource", "verb", "does"),
     [
         ("pods", "get", lambda agent, pod: agent.ask(lambda api: api.pod(pod.namespace, pod.name))),
-        ("pods", "list", lambda agent, pod: _listed(agent)),
-        ("pods", "watch", lambda agent, pod: _watched(agent, "pods")),
+        ("pods", "list", lambda agent, pod: _tried(agent, "list", "pods")),
+        ("pods", "watch", lambda agent, pod: _tried(agent, "watch", "pods")),
         ("namespaces", "get", lambda agent, pod: agent.ask(lambda api: api.namespace(pod.namespace))),
-        ("namespaces", "list", lambda agent, pod: _listed(agent)),
-        ("namespaces", "watch", lambda agent, pod: _watched(agent, "namespaces")),
+        ("namespaces", "list", lambda agent, pod: _tried(agent, "list", "namespaces")),
+        ("namespaces", "watch", lambda agent, pod: _tried(agent, "watch", "namespaces")),
         ("pods/status", "patch", lambda agent, pod: agent.ask(lambda api: api.redirect_state(pod, "enabled"))),
     ],
     ids=lambda each: each if isinstance(each, str) else "",

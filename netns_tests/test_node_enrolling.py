@@ -39,6 +39,9 @@ class Scene:
         self.web = node.start("web-0", "web-1", containers=PROBES)
         for pod in (self.client, *self.web):
             pod.sysctl("net/ipv4/ip_local_port_range", PORTS[pod.pod.partition("-")[0]])
+            # What waits at the listener of a proxy that ends goes to that of the one beside it. Else the kernel resets
+            # it: some of 20,000 connections wherever two proxies overlap, whoever the agent is.
+            pod.sysctl("net/ipv4/tcp_migrate_req", 1)
         self._load: list[Hammer] = []
 
     def streams(self, stack: ExitStack) -> list[Stream]:

@@ -80,6 +80,7 @@ def test_a_pod_that_starts_uncaptured_need_not_be_looked_for(
 ) -> None:
     node.label({})
     assert node.add(WEB, pod)[1]["verdict"] == "outside"
+    eventually(lambda: list((node.folder / "sandboxes").glob("*.json")), "it is remembered", SECONDS)
     node.put(pod_of(pod))
     node.label(AMBIENT)
     node.until(WEB.uid, "captured")
@@ -90,7 +91,7 @@ def test_a_pod_that_starts_uncaptured_need_not_be_looked_for(
 def test_a_pod_that_has_gone_uncaptured_is_forgotten(pod: Host, node: Node) -> None:
     node.label({})
     assert node.add(WEB, pod)[1]["verdict"] == "outside"
-    eventually(lambda: list((node.folder / "sandboxes").glob("*")), "it is remembered", SECONDS)
+    eventually(lambda: list((node.folder / "sandboxes").glob("*.json")), "it is remembered", SECONDS)
     node.drop(WEB.uid)
     eventually(lambda: not list((node.folder / "sandboxes").glob("*")), "it is forgotten", SECONDS)
 

@@ -35,7 +35,7 @@ def captured(node: Node, uid: str, host: Host) -> None:
     running = pod_of(host, node.api.pods[uid].name)
     node.put(replace(running, annotations=node.api.pods[uid].annotations))
     eventually(lambda: node.api.pods[uid].annotations, "the API says that it is captured", SECONDS)
-    eventually(lambda: list((node.folder / "sandboxes").glob("*")), "its sandbox is remembered", SECONDS)
+    eventually(lambda: list((node.folder / "sandboxes").glob("*.json")), "its sandbox is remembered", SECONDS)
 
 
 def table(pod: Host) -> str:
@@ -197,3 +197,17 @@ def test_a_sandbox_that_is_there_no_more_is_forgotten(world: World, tmp_path: Pa
     with Node(world, tmp_path, api) as second:
         second.wait(second.cluster.pods.settled.wait())
         eventually(lambda: not list((second.folder / "sandboxes").glob("*")), "it is forgotten", SECONDS)
+
+
+def test_rules_of_a_pod_that_is_found_nowhere_are_released_all_the_same(
+    world: World, pod: Host, tmp_path: Path, api: Api, uid: str
+) -> None:
+    with Node(world, tmp_path, api) as first, MeshProxy(first.zds, "--longest-wait=0.1"):
+        captured(first, uid, pod)
+    for each in (first.folder / "sandboxes").iterdir():
+        each.unlink()
+    api.namespaces["shop"] = Namespace(name="shop")
+    with Node(world, tmp_path, api, drain=0.0) as second:
+        eventually(lambda: is_clean(pod), "nothing is left", SECONDS)
+        eventually(lambda: api.written[-1] == (uid, None), "the API says so", SECONDS)
+        assert pod.v4 not in second.probes()

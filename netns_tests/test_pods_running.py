@@ -176,6 +176,9 @@ def test_a_proxy_that_restarts_changes_no_rules(world: World, pod: Host, node: N
         node.until(uid, "captured")
         eventually(lambda: node.state(uid).redirection == "enabled", "the API says so", SECONDS)  # type: ignore[union-attr]
         before = pod.command("nft", "-a", "list", "ruleset")
+        assert node.state(uid).captured  # type: ignore[union-attr]
+    eventually(lambda: not node.state(uid).served, "it is seen that nobody serves it", SECONDS)  # type: ignore[union-attr]
+    assert "no proxy serves it now: no proxy is connected" in node.until(uid, "captured").reason
     with MeshProxy(node.zds, "--longest-wait=0.1") as proxy:
         proxy.wait("add", uid)
         eventually(lambda: ways(world, pod) == CAPTURED, "it is served again", SECONDS)
@@ -248,3 +251,20 @@ def test_everything_is_released_when_weir_goes(world: World, pod: Host, node: No
     assert is_clean(pod)
     assert node.api.written[-1] == (uid, None)
     proxy.wait("delete", uid)
+
+
+def test_a_drain_that_is_to_end_sooner_does(
+    world: World, pod: Host, node: Node, proxy: MeshProxy, uid: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.until(uid, "captured")
+    caplog.set_level("INFO", "weir")
+    with ExitStack() as stack:
+        every_way(stack, world, pod)
+        node.label({})
+        state = node.until(uid, "draining")
+        assert "left" in state.reason
+        node.call(node.cluster.pods.release_all, 0.0)
+        assert node.wait(node.cluster.pods.until_released(SECONDS)) == ()
+    assert is_clean(pod)
+    said = [each for each in caplog.messages if each.startswith("pod/shop/web-0: draining")]
+    assert len(said) == 1  # not with each second that runs down

@@ -19,7 +19,9 @@ from agent.report import Report
 ROOT = Path(__file__).parent.parent
 WEIR = str(Path(sys.executable).with_name("weir"))
 COMMANDS = sorted(PAGES)
-HEAVY = frozenset({"aiohttp", "nftables", "prometheus_client", "psutil", "pyroute2", "rich", "yaml"})
+HEAVY = frozenset(
+    {"aiohttp", "httpx2", "lightkube", "msgspec", "nftables", "prometheus_client", "psutil", "rich", "yaml"}
+)
 
 
 def weir(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -41,7 +41,7 @@ PURE = frozenset(
 IMPURE_BUILTINS = frozenset({"__import__", "breakpoint", "compile", "eval", "exec", "input", "open", "print"})
 
 # Who speaks to the kernel, by the library that does it.
-ONLY_IN = {"nftables": "kernel", "pyroute2": "kernel", "ctypes": "kernel"}
+ONLY_IN = {"nftables": "kernel", "ctypes": "kernel"}
 
 # A process costs 20 ms and a fork under threads can hang, so each module that starts one has its reason here.
 MAY_START_PROCESSES = {
@@ -186,7 +186,7 @@ def test_every_exception_is_still_needed() -> None:
         ("agent.cli", "importlib.import_module('agent.daemon')", "1: import of a computed name"),
         ("agent.new", "x = 1", "1: agent.new has no place in ORDER"),
         ("agent.cli", "from agent import new", "1: imports agent.new, which has no place in ORDER"),
-        ("agent.observe", "import pyroute2", "1: imports pyroute2: only agent/kernel does"),
+        ("agent.observe", "import nftables", "1: imports nftables: only agent/kernel does"),
         ("agent.daemon", "from netns_tests.world import x", "1: imports netns_tests.world, which is not shipped"),
         ("agent.daemon", "import subprocess", "1: subprocess starts a process"),
         ("agent.daemon", "from os import fork", "1: fork starts a process"),

@@ -22,7 +22,7 @@ PACKAGES = [
         [BIN / "ruff", "check", "--no-fix", "--output-format=concise", "."],
         [BIN / "ruff", "format", "--check", "."],
         [BIN / "mypy", "--strict", *PACKAGES],
-        ["shellcheck", "dev", ".ci/run"],
+        ["shellcheck", "dev", ".ci/run", "deploy/kubectl-weir"],
     ],
     ids=["ruff check", "ruff format", "mypy", "shellcheck"],
 )

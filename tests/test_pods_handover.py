@@ -34,8 +34,8 @@ listener.close()
 """
 
 
-class KeepingManager:
-    """A service manager as systemd is: it keeps the descriptors that it is sent, and hands them to the next start."""
+class Supervisor:
+    """As systemd is: it keeps the descriptors that it is sent, and hands them to the next start."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "notify"
@@ -97,55 +97,55 @@ class KeepingManager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[KeepingManager]:
-    made = KeepingManager(tmp_path)
+def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
+    made = Supervisor(tmp_path)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_proxy_that_connects_between_two_lives_just_waits(manager: KeepingManager, number: signal.Signals) -> None:
-    first = manager.start("1")
-    with manager.proxy() as proxy:
+def test_a_proxy_that_connects_between_two_lives_just_waits(supervisor: Supervisor, number: signal.Signals) -> None:
+    first = supervisor.start("1")
+    with supervisor.proxy() as proxy:
         proxy.send(b"hello")
         assert proxy.recv(100) == b"1"
     for life in ("2", "3"):
         first.send_signal(number)
         first.wait()
-        with manager.proxy() as proxy:
+        with supervisor.proxy() as proxy:
             proxy.send(b"hello")
-            first = manager.start(life)
+            first = supervisor.start(life)
             assert proxy.recv(100) == life.encode()
-        assert list(manager.kept) == ["zds"]
+        assert list(supervisor.kept) == ["zds"]
 
 
-def test_where_nobody_keeps_it_the_socket_is_made_again(manager: KeepingManager) -> None:
-    manager.start("1", keeps=False).kill()
-    life = manager.start("2", keeps=False)
-    with manager.proxy() as proxy:
+def test_where_nobody_keeps_it_the_socket_is_made_again(supervisor: Supervisor) -> None:
+    supervisor.start("1", keeps=False).kill()
+    life = supervisor.start("2", keeps=False)
+    with supervisor.proxy() as proxy:
         proxy.send(b"hello")
         assert proxy.recv(100) == b"2"
-    assert manager.kept == {}
-    with manager.proxy():
+    assert supervisor.kept == {}
+    with supervisor.proxy():
         pass  # which ends the agent
     life.wait()
-    assert not manager.zds.exists()
+    assert not supervisor.zds.exists()
 
 
 def test_a_socket_that_is_kept_has_its_path_when_the_agent_has_ended(
-    manager: KeepingManager, monkeypatch: pytest.MonkeyPatch
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listener = Listener.at(manager.zds)
+    listener = Listener.at(supervisor.zds)
     assert not keep(listener), "nobody is there to keep it"
-    monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(supervisor.path))
     assert keep(listener)
-    manager.hear()
-    manager.hear()
+    supervisor.hear()
+    supervisor.hear()
     listener.close()
-    assert look(manager.zds) is Place.TAKEN, "by the manager: a proxy waits there"
+    assert look(supervisor.zds) is Place.TAKEN, "by the supervisor: a proxy waits there"
 
 
-def test_a_manager_that_has_gone_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_gone_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
     listener = Listener.at(tmp_path / "z.sock")
     assert not keep(listener)

@@ -48,3 +48,7 @@ class Standing:
     hint: str = ""
     changed: tuple[Path, ...] = ()
     again: float | None = None
+
+    def document(self) -> dict[str, object]:
+        """Return it as JSON has it."""
+        return {"ready": self.ready, "reason": self.reason, "hint": self.hint}

@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+from collections import Counter as Tally
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from agent.cni.server import SOCKET_NAME, Places, Served, serve
+from prometheus_client import CollectorRegistry
+
+from agent.cni.server import SOCKET_NAME, Places, serve
 from agent.daemon.installing import Installing
 from agent.daemon.keeper import Keeper
+from agent.daemon.node_metrics import NodeMetrics, Seen
 from agent.daemon.node_settings import NodeSettings
 from agent.daemon.threads import Threads
 from agent.errors import ConfigError
@@ -21,12 +25,15 @@ from agent.pods.neighbours import Api, Find, Listing
 from agent.pods.node import Pods
 from agent.pods.probes import NodeProbes
 from agent.sources import file as target_file
+from agent.sources.kubernetes.counting import CallCount
 from agent.sources.kubernetes.sandboxes import Sandboxes, find
 from agent.targets import HOST, Captured, Outcome
 from rulesets.capture import Capture
 
 if TYPE_CHECKING:  # 200 ms, which whoever runs no node does without
     from aiohttp import web
+
+    from agent.sources.kubernetes.informer import ApiState
 
 log = logging.getLogger("weir")
 
@@ -36,6 +43,9 @@ class Watched(Listing, Protocol):
 
     async def run(self) -> None:
         """List and watch for ever."""
+
+    def state(self) -> "ApiState":
+        """Return how the API is heard."""
 
 
 class NodeApi(Api, rivals.Api, departure.Api, Protocol):
@@ -47,18 +57,20 @@ class Sources:
     """Where pods come from.
 
     `watch` is given whom to call with the uid of a pod that has changed, and when all are listed. `close` ends what was
-    opened.
+    opened. `calls` and `events_dropped` are what the API counts.
     """
 
     api: NodeApi
     watch: Callable[[Callable[[str], None], Callable[[], None]], Watched]
     find: Find = find
     close: Callable[[], Coroutine[object, object, None]] | None = None
+    calls: Callable[[], tuple[CallCount, ...]] = tuple
+    events_dropped: Callable[[], int] = int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the daemon has beside pods. `node_netns` is where the node's table is; `count` is told of each question."""
+    """What the daemon has beside pods. `node_netns` is where the node's table is."""
 
     keeper: Keeper
     threads: Threads
@@ -67,7 +79,7 @@ class Surroundings:
     resync: float
     drain: float
     stop: Callable[[str], None]
-    count: Callable[[Served], None] = lambda _served: None
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     node_netns: str = HOST
 
 
@@ -75,11 +87,18 @@ class Cluster:
     """Everything of a node of Kubernetes. To be used in the loop's thread."""
 
     def __init__(
-        self, settings: NodeSettings, around: Surroundings, sources: Sources, defaults: Mapping[str, object]
+        self,
+        settings: NodeSettings,
+        around: Surroundings,
+        sources: Sources,
+        defaults: Mapping[str, object],
+        listener: Listener,
     ) -> None:
         """Put it together; `defaults` are those of the file. Nothing happens before `start`. Raises `WeirError`."""
-        self._settings, self._around, self._sources = settings, around, sources
+        self._settings, self._around, self._sources, self._listener = settings, around, sources, listener
         capture, migrate = _captured(defaults)
+        self._metrics = NodeMetrics(around.registry)
+        self._heard: set[str] = set()
         self.mesh = Mesh(changed=self._standing_changed)
         self.probes = NodeProbes(
             around.threads,
@@ -103,29 +122,27 @@ class Cluster:
             defaults=capture,
             drain=around.drain,
             migrate=migrate,
+            captured=self._metrics.captured,
         )
         self.installing = None if settings.plugin is None else Installing(settings, settings.plugin, around.directory)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._server: web.AppRunner | None = None
+        self._metrics.watch(self._seen)
 
     async def start(self) -> None:
-        """Listen, and begin to keep pods. Raises `WeirError` where another agent is there; then nothing has changed."""
-        zds, istio = self._settings.zds_socket, self._settings.istio_socket
-        cni = self._around.directory / SOCKET_NAME
-        listener = Listener.inherited(zds)
-        rivals.refuse_sockets(zds=zds, cni=cni, istio=istio, inherited=listener is not None)
-        if self._settings.plugin is not None:
-            rivals.refuse_configurations(self._settings.plugin.conf_directory)
-        listener = listener or Listener.at(zds)
-        handover.keep(listener)
-        self.mesh.listen(listener)
+        """Begin to keep pods. Raises `WeirError`."""
+        self.mesh.listen(self._listener)
+        cni, istio = self._around.directory / SOCKET_NAME, self._settings.istio_socket
         places = Places(socket=cni, istio=istio, netns=self._settings.netns_directory)
-        self._server = await serve(self.pods.decide, places, count=self._around.count)
+        self._server = await serve(self.pods.decide, places, count=self._metrics.served)
         self._begin("api", self.listing.run())
         self._begin("node's table", self.probes.keep())
         self._begin("what was before", self._resume())
 
     def _changed(self, uid: str) -> None:
+        there = uid in self.listing.pods or uid in self.listing.unreadable
+        self._metrics.changed(("update" if uid in self._heard else "add") if there else "delete")
+        (self._heard.add if there else self._heard.discard)(uid)
         self.pods.changed(uid)
 
     def _standing_changed(self, uid: str) -> None:
@@ -174,24 +191,34 @@ class Cluster:
 
     def status(self) -> dict[str, object]:
         """Return what status shows of the node, beside targets."""
-        installing = self.installing
-        standing = None if installing is None else installing.standing
+        standing = None if self.installing is None else self.installing.standing
         return {
             "pods": [each.document() for each in self.pods.states()],
             "kubernetes": {
                 "node": self._settings.node,
                 "listed": self.listing.complete,
+                "api": self.listing.state().document(),
                 "mesh": self.mesh.state().document(),
-                "plugin": None
-                if standing is None
-                else {"ready": standing.ready, "reason": standing.reason, "hint": standing.hint},
-                "probes": {
-                    "elements": self.probes.elements,
-                    "mended": self.probes.mended,
-                    "error": self.probes.error,
-                },
+                "plugin": None if standing is None else standing.document(),
+                "probes": self.probes.document(),
             },
         }
+
+    def _seen(self) -> Seen:
+        installing = self.installing
+        return Seen(
+            pods=self.pods.states(),
+            working=sum(each.working for each in self.pods.courses()),
+            proxies=self.mesh.connected,
+            mesh=self.mesh.counters,
+            installs=installing.results if installing is not None else Tally(),
+            ready=None if installing is None else installing.standing.ready,
+            elements=self.probes.elements,
+            mended=self.probes.mended,
+            api=self.listing.state(),
+            calls=self._sources.calls(),
+            events_dropped=self._sources.events_dropped(),
+        )
 
     def change_defaults(self, defaults: Mapping[str, object]) -> None:
         """Capture pods so that say nothing else. Raises `CaptureError`."""
@@ -247,6 +274,23 @@ class Cluster:
             task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await task
+
+
+def listener_of(settings: NodeSettings, directory: Path) -> Listener:
+    """Return where proxies come in, as early as can be: what they ask for waits there.
+
+    Raises `ConfigError` where another agent is on the node; then nothing has changed.
+    """
+    zds = settings.zds_socket
+    listener = Listener.inherited(zds)
+    rivals.refuse_sockets(
+        zds=zds, cni=directory / SOCKET_NAME, istio=settings.istio_socket, inherited=listener is not None
+    )
+    if settings.plugin is not None:
+        rivals.refuse_configurations(settings.plugin.conf_directory)
+    listener = listener or Listener.at(zds)
+    handover.keep(listener)
+    return listener
 
 
 def _captured(defaults: Mapping[str, object]) -> tuple[Capture, bool]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -49,6 +50,7 @@ class Installing:
                 own_name=plugin.own_name,
             )
         )
+        self.results: Counter[str] = Counter()  # passes that wrote or failed, as Istio's metric names them
         self.standing = Standing(ready=False, reason="nothing is installed yet")
 
     async def run(self) -> None:
@@ -74,7 +76,7 @@ class Installing:
             try:
                 await asyncio.to_thread(self._write_credentials)
             except ConfigError as error:
-                self._told(Standing(ready=False, reason=str(error), hint=error.hint))
+                self._told(Standing(ready=False, reason=str(error), hint=error.hint), "CREATE_KUBECONFIG_FAILURE")
                 await asyncio.sleep(RETRY)
             else:
                 return
@@ -96,10 +98,12 @@ class Installing:
             raise ConfigError("nobody says where the API is", hint="set KUBERNETES_SERVICE_HOST and _PORT")
         kubeconfig.write(self._run_directory, Credentials(server=self._plugin.server, authority=authority, token=token))
 
-    def _told(self, standing: Standing) -> None:
+    def _told(self, standing: Standing, failure: str = "CREATE_CNI_CONFIG_FAILURE") -> None:
         if (standing.ready, standing.reason) != (self.standing.ready, self.standing.reason):
             hint = f" ({standing.hint})" if standing.hint else ""
             log.log(logging.INFO if standing.ready else logging.WARNING, "plugin: %s%s", standing.reason, hint)
+        if standing.changed or not standing.ready:
+            self.results["SUCCESS" if standing.ready else failure] += 1
         self.standing = standing
 
 

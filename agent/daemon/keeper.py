@@ -2,12 +2,12 @@
 
 import asyncio
 import logging
-import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+from agent.daemon.refusing import decided_elsewhere, leaving
 from agent.daemon.removed import Removed
 from agent.daemon.slot import Slot
 from agent.daemon.threads import Threads
@@ -20,6 +20,7 @@ from rulesets.model import Counter
 log = logging.getLogger("weir")
 # Seconds: counters that are younger are not read again, and all that a scrape spends on reading.
 FRESH, PATIENCE = 1.0, 0.5
+_TOLD_CHECKS = 10  # of the runtime one hears when a pod's namespace ends, so that this often it is looked up
 
 
 class Keeper:
@@ -56,6 +57,7 @@ class Keeper:
         self._passed = asyncio.Condition()
         self._announcements: set[asyncio.Task[None]] = set()
         self._begun = self._closed = False
+        self._checks = 0
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -109,9 +111,11 @@ class Keeper:
         """
         slot = self._slots.get(target.netns)
         if slot is None or slot.retired:
-            self._start(target).leaving = leaving
+            slot = self._start(target)
+            slot.leaving = leaving
         else:
             slot.want(target, leaving=leaving)
+        slot.told = True
 
     def retire(self, netns: str) -> None:
         """Keep a namespace no longer that is about to end: nothing in it is changed, and nothing of it remembered."""
@@ -140,6 +144,10 @@ class Keeper:
                 target = Target(name=record.name, netns=record.netns, wish=Absent(drain=drain))
                 self._start(replace(target, name=self._unused(target))).leaving = True
 
+    def refused(self, names: Iterable[str]) -> tuple[Outcome, ...]:
+        """Return why a command can't change these targets: those that were `put`, for somebody else decides."""
+        return tuple(decided_elsewhere(slot) for slot in self._known(names).values() if slot.told)
+
     def apply(self, names: Iterable[str]) -> tuple[Outcome, ...]:
         """Want the targets of the file again that `remove` took away; return why for those that can't be wanted.
 
@@ -151,7 +159,7 @@ class Keeper:
                 self._removed.drop(name)
                 slot.want(self._wanted[name])
             else:
-                refused.append(_leaving(slot))
+                refused.append(leaving(slot))
         return tuple(refused)
 
     def remove(self, names: Iterable[str], drain: float) -> None:
@@ -160,11 +168,11 @@ class Keeper:
         Names that are not known are passed over.
         """
         for name, slot in self._known(names).items():
-            leaving = name not in self._wanted
-            if not leaving:
+            leaves = name not in self._wanted
+            if not leaves:
                 self._removed.put(name, drain)
-            target = slot.target if leaving else self._wanted[name]
-            slot.want(replace(target, wish=Absent(drain=drain)), leaving=leaving)
+            target = slot.target if leaves else self._wanted[name]
+            slot.want(replace(target, wish=Absent(drain=drain)), leaving=leaves)
 
     def wake(self, netns: str | None) -> None:
         """Look at the target with this namespace name soon; None is all of them."""
@@ -174,8 +182,10 @@ class Keeper:
 
     def check_identities(self) -> None:
         """Look at every target soon whose name means another namespace by now."""
+        self._checks += 1
         for slot in self._slots.values():
-            slot.check_identity()
+            if not slot.told or self._checks % _TOLD_CHECKS == 0:
+                slot.check_identity()
 
     async def count(self) -> None:
         """Read the counters of the rules again, the oldest first, for as long as a scrape can wait."""
@@ -278,12 +288,3 @@ class Keeper:
 
 def _outcome(slot: Slot) -> Outcome:
     return slot.outcome or Outcome(target=slot.target, state=State.WAITING, reason="not looked at yet")
-
-
-def _leaving(slot: Slot) -> Outcome:
-    return Outcome(
-        target=slot.target,
-        state=State.FAILED,
-        reason="the daemon is releasing it, since its file has it no longer",
-        hint=f"add it to the daemon's file, or wait: `weir wait --for absent --netns {shlex.quote(slot.target.netns)}`",
-    )

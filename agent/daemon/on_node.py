@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from agent.daemon.cluster import Cluster, Sources, Surroundings
+from prometheus_client import CollectorRegistry
+
+from agent.daemon.cluster import Cluster, Sources, Surroundings, listener_of
 from agent.daemon.keeper import Keeper
 from agent.daemon.node_settings import NodeSettings
 from agent.daemon.settings import Settings
@@ -11,7 +13,7 @@ from agent.errors import DaemonError
 from agent.state import Records
 
 
-def cluster_of(
+async def cluster_of(
     settings: Settings,
     keeper: Keeper,
     threads: Threads,
@@ -19,8 +21,9 @@ def cluster_of(
     records: Records,
     defaults: Mapping[str, object],
     stop: Callable[[str], None],
+    registry: CollectorRegistry,
 ) -> Cluster:
-    """Return a node of Kubernetes with the daemon's keeper. Raises `WeirError`."""
+    """Return a node of Kubernetes with the daemon's keeper; proxies can connect by then. Raises `WeirError`."""
     node = settings.kubernetes
     if node is None:
         raise DaemonError("nobody has said which node this is")
@@ -32,17 +35,25 @@ def cluster_of(
         resync=settings.resync,
         drain=settings.drain,
         stop=stop,
+        registry=registry,
     )
-    return Cluster(node, around, _sources(node), defaults)
+    listener = listener_of(node, records.directory)
+    try:
+        return Cluster(node, around, await _sources(node), defaults, listener)
+    except BaseException:
+        listener.close()
+        raise
 
 
-def _sources(node: NodeSettings) -> Sources:
-    from agent.sources.kubernetes.api import Api
+async def _sources(node: NodeSettings) -> Sources:
+    from agent.sources.kubernetes.api import opened
     from agent.sources.kubernetes.informer import Informer
 
-    api = Api.open(node.kubeconfig, node=node.node)
+    api = await opened(node.kubeconfig, node=node.node)
     return Sources(
         api=api,
         watch=lambda changed, listed: Informer(api, node.node, changed=changed, listed=listed),
         close=api.close,
+        calls=api.calls,
+        events_dropped=lambda: api.events_dropped,
     )

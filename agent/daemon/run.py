@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,9 +17,9 @@ from agent.daemon.saved import files_naming_our_tables
 from agent.daemon.settings import Settings, read_file
 from agent.daemon.threads import Threads
 from agent.errors import DaemonError, WeirError
-from agent.kernel import features
+from agent.kernel import features, memory
 from agent.observe import endpoints
-from agent.observe.metrics import Metrics
+from agent.observe.metrics import MOST_TARGETS, Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
 from agent.report import Report
 from agent.sources import file as target_file
@@ -40,6 +40,7 @@ FILE_REST = 0.05  # seconds until a file that was touched is read
 
 def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises `WeirError` when it can't start; then nothing was changed."""
+    memory.spare()
     read_file(settings)
     lacking = _lacking_features()
     flags = OWNED if settings.own and features.PERSISTENT_TABLES not in lacking else None
@@ -94,7 +95,9 @@ class _Run:
         self._stop = asyncio.Event()
         self._failed = ""  # why it stops by itself
         self._cluster: Cluster | None = None
-        self._metrics = Metrics(lambda: self._keeper.counted)
+        # A node's pods are counted together: 500 of them would be 30,000 series, and as many questions to the kernel.
+        most = MOST_TARGETS if settings.kubernetes is None else 0
+        self._metrics = Metrics(lambda: self._keeper.counted, most=most)
         self._keeper = Keeper(
             threads=threads,
             flags=flags,
@@ -111,8 +114,10 @@ class _Run:
             loop.add_signal_handler(number, self._stop.set)
         targets = self._load()
         await self._start_cluster()
-        http = await endpoints.serve(
-            self._settings.listen, self._metrics.registry, self._why_not_ready, self._keeper.count
+        count = self._keeper.count if self._cluster is None else None
+        http = await endpoints.serve(self._settings.listen, self._metrics.registry, self._why_not_ready, count)
+        others = await endpoints.serve(
+            self._settings.metrics or endpoints.Listen(), self._metrics.registry, None, count
         )
         api = await local_api.serve(self, self._records.directory / local_api.SOCKET_NAME)
         loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
@@ -136,7 +141,7 @@ class _Run:
         for task in background:
             task.cancel()
         await self._keeper.close()
-        for runner in (api, http):
+        for runner in (api, http, others):
             if runner is not None:
                 await runner.cleanup()
         if self._failed:
@@ -146,8 +151,15 @@ class _Run:
         if self._settings.kubernetes is not None:
             from agent.daemon.on_node import cluster_of
 
-            self._cluster = cluster_of(
-                self._settings, self._keeper, self._threads, self._flags, self._records, self._defaults, self._fail
+            self._cluster = await cluster_of(
+                self._settings,
+                self._keeper,
+                self._threads,
+                self._flags,
+                self._records,
+                self._defaults,
+                self._fail,
+                self._metrics.registry,
             )
             await self._cluster.start()
 
@@ -171,15 +183,17 @@ class _Run:
         return self._keeper.name_of(identity)
 
     async def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
-        refused = self._keeper.apply(names)
-        others = set(names) - {outcome.target.name for outcome in refused}
-        outcomes = await self._keeper.until(others, lambda _: True)
+        elsewhere = self._keeper.refused(names)
+        refused = (*elsewhere, *self._keeper.apply(_without(names, elsewhere)))
+        outcomes = await self._keeper.until(_without(names, refused), lambda _: True)
         return tuple(map(report.of_outcome, (*refused, *outcomes)))
 
     async def remove(self, names: tuple[str, ...], drain: float) -> tuple[Report, ...]:
-        self._keeper.remove(names, drain)
-        outcomes = await self._keeper.until(names, lambda outcome: outcome.state is not State.DRAINING)
-        return tuple(map(report.of_outcome, outcomes))
+        refused = self._keeper.refused(names)
+        others = _without(names, refused)
+        self._keeper.remove(others, drain)
+        outcomes = await self._keeper.until(others, lambda outcome: outcome.state is not State.DRAINING)
+        return tuple(map(report.of_outcome, (*refused, *outcomes)))
 
     def reload(self) -> None:
         if self._ready:
@@ -277,3 +291,8 @@ class _Run:
     def _summary(self) -> str:
         bad = f"; the file is bad: {self._file_error}" if self._file_error else ""
         return f"keeping {len(self._keeper.outcomes)} targets{bad}".replace("\n", " ")
+
+
+def _without(names: Iterable[str], outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    told = {each.target.name for each in outcomes}
+    return tuple(each for each in names if each not in told)

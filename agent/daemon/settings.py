@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # what a node of Kubernetes takes is nothing that a plain hos
 class Settings:
     """How the daemon runs. `resync` and `drain` are in seconds; `own`: nobody else is to change its tables.
 
+    `metrics` is where others than this machine read metrics, and nothing else.
+
     On a node of Kubernetes (`kubernetes`) the file has only ``[defaults]``, and may be missing.
     """
 
@@ -26,6 +28,7 @@ class Settings:
     resync: float = 60.0
     drain: float = 60.0
     own: bool = True
+    metrics: endpoints.Listen | None = None
     kubernetes: "NodeSettings | None" = None
 
 

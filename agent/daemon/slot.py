@@ -57,6 +57,7 @@ class Slot:
         "outcome",
         "retired",
         "target",
+        "told",
     )
 
     def __init__(
@@ -78,10 +79,9 @@ class Slot:
         """
         self.target = target
         self.outcome: Outcome | None = None
-        self.counters: tuple[Counter, ...] = ()
-        self.counted = 0.0
+        self.counters, self.counted = tuple[Counter, ...](), 0.0
         self.asked, self.answered = 1, 0
-        self.leaving = self.retired = self.forgets = False
+        self.leaving = self.retired = self.forgets = self.told = False
         self._threads = threads
         self._flags = flags
         self._records = records
@@ -239,13 +239,13 @@ class Slot:
         if outcome.state is State.FAILED:
             self._read_all()  # what the attempt itself has changed and taken back is no reason to try again at once
             self._wake.silence()
-        await self._hurry.heard_within(pace.REST)
+        await self._hurry.heard_within(pace.rest(outcome, told=self.told))
         loop, is_open = asyncio.get_running_loop(), self._handle is not None
-        pause = pace.pause(outcome, alike=self._alike, resync=self._resync, is_open=is_open)
+        pause = pace.pause(outcome, alike=self._alike, resync=self._resync, is_open=is_open, told=self.told)
         pause = pause if self._rivals.due is None else min(pause, self._rivals.due)
         pass_at = loop.time() + pause - pace.REST
         while not self._wake.rung and (left := pass_at - loop.time()) > 0:
-            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open)
+            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open, told=self.told)
             if not await self._wake.heard_within(min(left, look_after)):
                 if look_after < left and await self._listeners_changed():
                     return
@@ -264,7 +264,7 @@ class Slot:
             return
         self._listening = self._handle.subscribe()
         for each in self._listening:
-            asyncio.get_running_loop().add_reader(each, self._read_away, each)
+            asyncio.get_running_loop().add_reader(each.fileno(), self._read_away, each)
 
     def _read_away(self, changes: socket.socket) -> None:
         """Read what has come. That something came, or was lost for want of room, is all that counts."""
@@ -280,7 +280,7 @@ class Slot:
     def _ignore(self) -> None:
         # Before the sockets are closed: the loop would go on watching whatever gets their numbers next.
         for each in self._listening:
-            asyncio.get_running_loop().remove_reader(each)
+            asyncio.get_running_loop().remove_reader(each.fileno())
         self._listening = ()
 
     async def _let_go(self) -> None:

@@ -47,19 +47,40 @@ def parse_listen(text: str) -> Listen:
     return Listen(host=str(address), port=port)
 
 
+def parse_metrics(address: str, port: str) -> Listen:
+    """Return where others than this machine read metrics: METRICS_ADDRESS (else 127.0.0.1) and METRICS_PORT.
+
+    No port is nowhere. Raises `ConfigError`.
+    """
+    if not port.strip():
+        return Listen()
+    try:
+        host = str(ipaddress.ip_address(address.strip() or "127.0.0.1"))
+    except ValueError:
+        raise ConfigError(f"METRICS_ADDRESS = {address!r}: is no address") from None
+    if not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise ConfigError(f"METRICS_PORT = {port!r}: is not one of 1 to 65535")
+    return Listen(host=host, port=int(port))
+
+
 async def serve(
-    listen: Listen, registry: CollectorRegistry, ready: Callable[[], str], count: Callable[[], Awaitable[None]]
+    listen: Listen,
+    registry: CollectorRegistry,
+    ready: Callable[[], str] | None,
+    count: Callable[[], Awaitable[None]] | None = None,
 ) -> web.AppRunner | None:
     """Listen; the runner's `cleanup` ends it. `ready` returns why the daemon isn't ready; empty when it is.
 
-    `count` is awaited before the metrics are written, to read what is too old. Raises `ConfigError` when the address
+    Without `ready` there is nothing but the metrics.
+    `count` is awaited before they are written, to read what is too old. Raises `ConfigError` when the address
     can't be had.
     """
     if listen == Listen():
         return None
 
     async def metrics(request: web.Request) -> web.Response:
-        await count()
+        if count is not None:
+            await count()
         encode, kind = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": kind})
 
@@ -67,13 +88,14 @@ async def serve(
         return web.Response(text="ok\n")
 
     async def readyz(_request: web.Request) -> web.Response:
-        reason = ready()
+        reason = ready() if ready is not None else ""
         return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
 
     served = web.Application()
     served.router.add_get("/metrics", metrics)
-    served.router.add_get("/healthz", healthz)
-    served.router.add_get("/readyz", readyz)
+    if ready is not None:
+        served.router.add_get("/healthz", healthz)
+        served.router.add_get("/readyz", readyz)
     runner = web.AppRunner(served, access_log=None, shutdown_timeout=1.0, logger=http_log)
     await runner.setup()
     site = web.UnixSite(runner, str(listen.path)) if listen.path else web.TCPSite(runner, listen.host, listen.port)
@@ -82,5 +104,8 @@ async def serve(
     except OSError as error:
         await runner.cleanup()
         where = listen.path or f"{listen.host}:{listen.port}"
-        raise ConfigError(f"--listen {where}: {error.strerror or error}", hint="name another with --listen") from None
+        option = "--listen" if ready is not None else "METRICS_ADDRESS and METRICS_PORT:"
+        raise ConfigError(
+            f"{option} {where}: {error.strerror or error}", hint=f"name another with {option.rstrip(':')}"
+        ) from None
     return runner

@@ -18,8 +18,8 @@ _PASS_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 class Metrics:
     """The daemon's metrics: counted as passes end, and read from the targets when scraped."""
 
-    def __init__(self, counted: Callable[[], Iterable[Counted]]) -> None:
-        """`counted` returns the newest outcome of each target, with its rules' counters."""
+    def __init__(self, counted: Callable[[], Iterable[Counted]], *, most: int = MOST_TARGETS) -> None:
+        """`counted` returns the newest outcome of each target, with its rules' counters; `most` have series each."""
         self.registry = CollectorRegistry()
         self._passes = Counter(
             "weir_passes", "Passes over a target, by the state that they ended in.", ["state"], registry=self.registry
@@ -45,7 +45,7 @@ class Metrics:
         for equal in ("true", "false"):
             self._read_backs.labels(equal=equal)
         ProcessCollector(registry=self.registry)
-        self.registry.register(_Targets(counted))
+        self.registry.register(_Targets(counted, most))
 
     def count(self, outcome: Outcome) -> None:
         """Count a pass that has ended."""
@@ -67,8 +67,8 @@ class Metrics:
 class _Targets(Collector):
     """Reads the targets' newest outcomes when scraped: nothing is kept twice, and one that is gone leaves no series."""
 
-    def __init__(self, counted: Callable[[], Iterable[Counted]]) -> None:
-        self._counted = counted
+    def __init__(self, counted: Callable[[], Iterable[Counted]], most: int) -> None:
+        self._counted, self._most = counted, most
 
     def collect(self) -> Iterator[Metric]:
         counted = tuple(self._counted())
@@ -76,7 +76,7 @@ class _Targets(Collector):
         for state in State:
             by_state.add_metric([state], sum(each.state is state for each, _ in counted))
         yield by_state
-        shown = counted[:MOST_TARGETS]
+        shown = counted[: self._most]
         yield GaugeMetricFamily(
             "weir_targets_left_out", "Targets beyond the limit of series.", value=len(counted) - len(shown)
         )

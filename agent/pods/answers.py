@@ -9,11 +9,10 @@ from typing import Protocol
 
 from agent.cni.protocol import Add, Answer, Attachment, Check, Collect, Delete, Request, Sandbox, Status, Verdict
 from agent.errors import WeirError
-from agent.kernel.netns import identify
+from agent.kernel.netns import Netns, identify
 from agent.pods.course import Course
 from agent.pods.neighbours import Api, Listing
 from agent.pods.standing import Step
-from agent.pods.states import state_of
 from agent.sources.kubernetes.eligibility import Enrolment, Policy, decide
 from agent.sources.kubernetes.facts import MIRROR, Namespace, Pod
 from agent.state import now
@@ -128,8 +127,7 @@ class Answers:
         course = next(iter(self._meant(sandbox)), None)
         if course is None or course.step is Step.OUTSIDE:
             return Answer(verdict=Verdict.OUTSIDE)
-        state = state_of(course)
-        if state.captured:
+        if course.step is Step.CAPTURED:
             return Answer(verdict=Verdict.CAPTURED)
         verdict = Verdict.UNKNOWN if course.step is Step.UNDECIDED else Verdict.REFUSED
         return Answer(verdict=verdict, reason=f"{sandbox} is not captured: {course.reason}", hint=course.hint)
@@ -141,7 +139,7 @@ class Answers:
             sandbox = course.sandbox
             if sandbox is None or course.asked or sandbox.container in containers:
                 continue
-            if identify(sandbox.netns) != sandbox.identity:
+            if identify(Netns(sandbox.netns).file) != sandbox.identity:
                 course.sandbox_ends(
                     Sandbox(
                         namespace=course.pod.namespace,

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 
 from agent.errors import WeirError
@@ -96,7 +96,19 @@ class Beginning:
         except (WeirError, OSError) as error:
             log.warning("the namespaces of %d pods can't be looked for: %s", len(asked), error)
             return {}
-        return {uid: each for uid, each in found.items() if isinstance(each, Sandbox)}
+        return await self._threads.work(
+            self._remembered, [each for each in found.values() if isinstance(each, Sandbox)]
+        )
+
+    def _remembered(self, found: Iterable[Sandbox]) -> dict[str, Sandbox]:
+        """Return sandboxes with paths that last, and keep them for the next life; in a worker thread."""
+        kept = {}
+        for each in found:
+            try:
+                kept[each.uid] = self._memory.remember(each)
+            except WeirError as error:
+                log.warning("%s can't be kept: %s", each, error)
+        return kept
 
     def _telling(
         self, course: Course, sandbox: Sandbox | None, early: bool, descriptors: ExitStack

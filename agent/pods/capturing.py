@@ -64,7 +64,7 @@ class Capturing:
             return await self._asked_sandbox(course, course.request, wish)
         if course.sandbox is not None:
             if identify(Netns(course.sandbox.netns).file) == course.sandbox.identity:
-                return course.sandbox
+                return None if await self._is_walled(course, course.sandbox, wish.pod) else course.sandbox
             await self._releasing.let_go(course)
             course.not_before = 0.0
         if not wish.pod.addresses:
@@ -83,6 +83,22 @@ class Capturing:
             return None
         course.sandbox = await self._by.threads.work(self._by.memory.remember, found)
         return course.sandbox
+
+    async def _is_walled(self, course: Course, sandbox: Sandbox, pod: Pod) -> bool:
+        """Tell, once a pod of another runtime runs, whether its processes show a kernel of its own; then let it go.
+
+        A RuntimeClass can have any name. In such a pod nothing would be captured, whatever its namespace says.
+        """
+        if not pod.runtime_class or pod.phase != "Running" or course.examined == sandbox.identity:
+            return False
+        found = await self._by.finding.of(pod)
+        course.examined = sandbox.identity
+        if isinstance(found, Sandbox) or not found.lasting:
+            return False
+        await self._releasing.undo(course)
+        self._redirect(course, None)
+        course.at(Step.UNFIT, found.reason, found.hint)
+        return True
 
     async def _known(self, pod: Pod) -> Sandbox | None:
         """Return the namespace in which the container runtime has started it uncaptured, if it still is its own."""
@@ -181,9 +197,9 @@ class Capturing:
     async def _captured(self, course: Course, outcome: Outcome) -> None:
         asked = course.request is not None
         course.answer(Verdict.CAPTURED, outcome.reason if outcome.state is State.DEGRADED else "")
+        course.late = now() - course.wanted_at if course.wanted_at is not None else 0.0
         if course.uncaptured is None or course.wanted_at is not None:
-            course.uncaptured = now() - course.wanted_at if course.wanted_at is not None else 0.0
-            course.wanted_at = None
+            course.uncaptured, course.wanted_at = course.late, None
         course.failed, course.early = "", False
         course.at(Step.CAPTURED, outcome.reason, outcome.hint)
         if asked and course.sandbox is not None:

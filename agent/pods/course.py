@@ -65,10 +65,12 @@ class Course:
         "announced",
         "early",
         "enrolment",
+        "examined",
         "failed",
         "from_start",
         "gone",
         "hint",
+        "late",
         "not_before",
         "notes",
         "outcome",
@@ -92,6 +94,7 @@ class Course:
         self.request: Request | None = None  # of the container runtime: the one that the task is at
         self.sandbox: Sandbox | None = None
         self.early = False  # it was captured in an earlier life of the agent
+        self.examined: Identity | None = None  # the namespace whose processes were looked at: whose kernel they have
         self.announced: Identity | None = None  # the namespace in which the proxies are to serve it
         self.probed: tuple[ProbeTarget, ...] | None = None  # what of it is in the node's table
         self.target: Target | None = None  # what its rules are to be
@@ -102,6 +105,7 @@ class Course:
         self.not_before = 0.0  # when its namespace may be looked for, in seconds since boot
         self.wanted_at: float | None = None  # since when it is outside although it is wanted, in seconds since boot
         self.uncaptured: float | None = None
+        self.late = 0.0  # seconds for which it was outside, when it has just been captured
         self.step, self.reason, self.hint, self.since = Step.OUTSIDE, "", "", now()
         self.enrolment = Enrolment.UNKNOWN
         self.notes: tuple[str, ...] = ()
@@ -123,6 +127,11 @@ class Course:
     def rung(self) -> bool:
         """Tell whether something has happened since the newest wish was read."""
         return self._rung
+
+    @property
+    def working(self) -> bool:
+        """Whether something is done about it now."""
+        return self._task is not None
 
     @property
     def bare(self) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from agent.cni.protocol import Answer, Request
@@ -49,13 +50,16 @@ class Pods:
         defaults: Capture,
         drain: float,
         migrate: bool = False,
+        captured: Callable[[float], None] = lambda _outside: None,
     ) -> None:
         """Take what is needed; `drain` is in seconds. Nothing happens before `listed`, or a question of the runtime.
 
         `defaults` is how a pod is captured that says nothing else, `migrate` whether Weir's rules are to come in the
-        place of another agent's. The others have to call `changed`, `listed`, `standing_changed` and `passed`.
+        place of another agent's. `captured` is told of each pod that is captured anew how many seconds it was outside.
+        The others have to call `changed`, `listed`, `standing_changed` and `passed`.
         """
-        self._listing, self._api, self._memory, self._threads = listing, api, memory, threads
+        self._listing, self._api, self._proxies = listing, api, proxies
+        self._memory, self._threads = memory, threads
         self._policy, self._defaults, self._drain, self._migrate = policy, defaults, drain, migrate
         self._courses: dict[str, Course] = {}
         self._by_netns: dict[str, Course] = {}
@@ -87,6 +91,7 @@ class Pods:
                 redirection=self._redirection,
                 drain=lambda: self._drain,
                 migrate=lambda: self._migrate,
+                captured=captured,
                 kept_by=self._by_netns,
                 dropped=self._dropped,
             )
@@ -143,7 +148,10 @@ class Pods:
 
     def states(self) -> tuple[PodState, ...]:
         """Return how every pod of the node stands."""
-        known = {uid: state_of(course) for uid, course in self._courses.items()}
+        known = {
+            uid: state_of(course, self._proxies.standing(uid), self._wish(course).reason)
+            for uid, course in self._courses.items()
+        }
         others = {
             uid: state_without_course(pod, self._wish_of(pod))
             for uid, pod in self._listing.pods.items()
@@ -161,7 +169,10 @@ class Pods:
 
     def claims(self, name: str, netns: str) -> bool:
         """Tell whether a namespace in which Weir's rules were found is a pod's: by the pod's name, or as its own."""
-        mine = any(str(each.pod) == name or (each.sandbox and each.sandbox.netns == netns) for each in self.courses())
+        mine = any(each.sandbox and each.sandbox.netns == netns for each in self.courses())
+        # One whose namespace isn't found can still be released by what is remembered of its rules.
+        named = (each for each in self.courses() if str(each.pod) == name)
+        mine = mine or any(each.sandbox or not isinstance(self._wish(each), Unwanted) for each in named)
         return mine or any(f"pod/{each.namespace}/{each.name}" == name for each in self._listing.unreadable.values())
 
     async def add(self, pod: Pod, asked: Asked, patience: float) -> Answer:

@@ -53,7 +53,7 @@ class Outside:
 
     async def _remember(self, uid: str, asked: Asked) -> None:
         try:
-            await self._threads.work(self._look_and_remember, uid, asked)
+            await self._threads.follow_up(self._look_and_remember, uid, asked)
         except (WeirError, OSError) as error:
             log.debug("%s: its sandbox is not remembered: %s", asked, error)
         if uid not in self._asked and not self._taken(uid):  # it has ended meanwhile

@@ -88,6 +88,10 @@ class NodeProbes:
         self.mended = 0
         self.error = ""
 
+    def document(self) -> dict[str, object]:
+        """Return how the table stands, as JSON has it."""
+        return {"elements": self.elements, "mended": self.mended, "error": self.error}
+
     @property
     def elements(self) -> int:
         """How many elements are wanted."""
@@ -219,7 +223,7 @@ class NodeProbes:
     async def _mend(self) -> None:
         try:
             async with self._writing:
-                amiss = await self._threads.follow_up(self._table.mend)
+                amiss = await self._threads.work(self._table.mend)
             if self._unwritten or self._whole:
                 await self._written()
         except WeirError as error:

@@ -50,9 +50,9 @@ class Releasing:
 
     async def _rules_go(self, course: Course, sandbox: Sandbox, wish: Unwanted) -> bool:
         """Release its namespace; tell whether nothing is left there."""
-        leaving = course.target is not None and isinstance(course.target.wish, Absent)
-        if not leaving:
-            drain = 0.0 if wish.over else self._by.drain()
+        drain = 0.0 if wish.over else self._by.drain()
+        before = course.target.wish if course.target is not None else None
+        if not isinstance(before, Absent) or drain < before.drain:
             target = Target(name=str(course.pod), netns=sandbox.netns, wish=Absent(drain=drain))
             self._by.kept_by[target.netns] = course
             async with self._by.turns:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from agent import report
 from agent.sources.kubernetes.eligibility import Enrolment
 from agent.state import now
-from agent.targets import Outcome
+from agent.targets import Captured, Outcome
+from rulesets.capture import Capture
 
 
 class Step(StrEnum):
@@ -33,7 +35,9 @@ class PodState:
     `since` is when the step began, in seconds since boot. `uncaptured` are the seconds that the pod has run outside
     although it was to be captured: still growing while `waiting`; None where it never was. `netns` and `identity` are
     those of its namespace, empty while it isn't known; `notes` a sentence each on annotations that say something else
-    than they seem to. `outcome` is that of the newest pass over its rules.
+    than they seem to. `decision` says what decided whether it is to be captured.
+    `outcome` is that of the newest pass over its rules. Not `served`: it is captured, and no proxy
+    is there that takes its connections.
     """
 
     uid: str
@@ -50,7 +54,9 @@ class PodState:
     identity: str = ""
     notes: tuple[str, ...] = ()
     redirection: str = ""
+    decision: str = ""
     outcome: Outcome | None = None
+    served: bool = True
 
     def __str__(self) -> str:
         return f"pod/{self.namespace}/{self.name}"
@@ -58,7 +64,13 @@ class PodState:
     @property
     def captured(self) -> bool:
         """Whether new connections go to the proxy, as last seen."""
-        return self.step is Step.CAPTURED and self.outcome is not None and self.outcome.captured
+        return self.step is Step.CAPTURED and self.served and self.outcome is not None and self.outcome.captured
+
+    @property
+    def _settings(self) -> dict[str, object] | None:
+        """How it is captured, where that isn't as Weir does by itself; None while nothing is to be written there."""
+        wish = None if self.outcome is None else self.outcome.target.wish
+        return _written(wish.capture) if isinstance(wish, Captured) else None
 
     def document(self) -> dict[str, object]:
         """Return it as JSON has it; `seconds` is for how long it has been so."""
@@ -79,5 +91,13 @@ class PodState:
             "identity": self.identity,
             "notes": list(self.notes),
             "redirection": self.redirection,
+            "decision": self.decision,
+            "settings": self._settings,
             "target": None if self.outcome is None else report.of_outcome(self.outcome).document(),
         }
+
+
+@lru_cache(maxsize=256)
+def _written(capture: Capture) -> dict[str, object]:
+    """Return the settings of a capture, which most pods of a node share."""
+    return capture.written()

@@ -42,4 +42,6 @@ class Steps:
 
     def told(self, course: Course, before: Step) -> None:
         """Say in the log, and on the pod, that it has come from a step to where it is."""
+        if course.step is Step.CAPTURED and before is not Step.CAPTURED and course.uncaptured is not None:
+            self._by.captured(course.uncaptured)
         tell(course, before, self._by.redirection.event)

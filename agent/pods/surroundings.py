@@ -16,7 +16,10 @@ _AT_ONCE = 8  # passes of pods that nobody waits for: a starting pod waits behin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What the steps are taken with. `drain` is in seconds; `dropped` is told of a course that has ended."""
+    """What the steps are taken with. `drain` is in seconds.
+
+    `dropped` is told of a course that has ended, `captured` of how many seconds a pod was outside until then.
+    """
 
     proxies: Proxies
     probes: Probes
@@ -29,4 +32,5 @@ class Surroundings:
     migrate: Callable[[], bool]  # whether Weir's rules are to come in the place of another agent's
     kept_by: dict[str, Course]  # by the namespace, as written
     dropped: Callable[[Course], None]
+    captured: Callable[[float], None]
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))

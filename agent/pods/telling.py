@@ -17,6 +17,7 @@ _EVENTS = {
     Step.RULES: ("CaptureFailed", True),
     Step.DRAINING: ("CaptureDraining", False),
 }
+_GOES_ON = (Step.CAPTURED, Step.DRAINING, Step.PROXY, Step.FINDING)
 _QUIET = (Step.OUTSIDE, Step.STARTING, Step.PROBES, Step.RELEASING)
 
 
@@ -29,7 +30,7 @@ class Event(Protocol):
 
 def tell(course: Course, before: Step, event: Event) -> None:
     """Say that a course has come from a step to another, or stays and has another reason."""
-    step, late = course.step, course.uncaptured
+    step, late = course.step, course.late
     hint = f" ({course.hint})" if course.hint else ""
     if step is Step.CAPTURED and step is not before:
         outside = f"; it was outside for {late:.1f} s" if late else ""
@@ -38,8 +39,9 @@ def tell(course: Course, before: Step, event: Event) -> None:
             note = f"Its traffic is captured{outside.replace('; it was', ' after it had been')}."
             event(course.pod, "Captured", note, warning=False)
         return
-    # What becomes of an ADD is said where it is answered.
-    quiet = step in _QUIET or course.request is not None or (step is Step.RULES and course.outcome is None)
+    # What becomes of an ADD is said where it is answered. What goes on is no news: time runs down, streams end.
+    goes_on = step is before and step in _GOES_ON
+    quiet = goes_on or step in _QUIET or course.request is not None or (step is Step.RULES and course.outcome is None)
     level = logging.DEBUG if quiet else logging.WARNING if step in _EVENTS and _EVENTS[step][1] else logging.INFO
     log.log(level, "%s: %s: %s%s", course.pod, step, course.reason, hint)
     if step is Step.OUTSIDE and before in (Step.RELEASING, Step.DRAINING) and not course.gone:

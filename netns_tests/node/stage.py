@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -77,7 +78,7 @@ class Agent(Daemon):
         assert self.process is not None
         try:
             os.kill(self.pid, number)
-        except (IndexError, ProcessLookupError):
+        except (IndexError, FileNotFoundError, ProcessLookupError):
             pass  # it has ended by itself
         try:
             return self.process.wait(SECONDS)
@@ -118,7 +119,8 @@ class Node:
             self.host.path = self.machine.path
             self.api = stack.enter_context(Api(self.host.run(_listening)))
             self.api.put("namespaces", {"metadata": {"name": NAMESPACE, "uid": str(uuid.uuid4()), "labels": {}}})
-            directory = self.machine.directory
+            # In memory, as /run is on a node.
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="weir-node-", dir=_memory())))
             kubeconfig = directory / "kubeconfig"
             kubeconfig.write_text(self.api.kubeconfig())
             self.agent = stack.enter_context(
@@ -191,9 +193,9 @@ class Node:
             self.live(pod)
         return made
 
-    def live(self, pod: Pod) -> None:
+    def live(self, pod: Pod, *program: str) -> None:
         """Have a process in a pod, in its cgroup: by that its namespace is found where nobody names it."""
-        inside = ("nsenter", f"--target={self.machine.pid}", "--pid", "--mount", "--", *SLEEP)
+        inside = ("nsenter", f"--target={self.machine.pid}", "--pid", "--mount", "--", *(program or SLEEP))
         self._processes.start(f"kubepods/besteffort/pod{pod.uid}/{pod.uid.replace('-', '') * 2}", *inside, into=pod)
 
     def running(self, *pods: Pod) -> None:
@@ -260,6 +262,10 @@ def document(pod: Pod, labels: Mapping[str, str], **spec: object) -> Object:
     metadata = {"name": pod.pod, "namespace": NAMESPACE, "uid": pod.uid, "labels": {"app": "web", **labels}}
     whole = {"nodeName": NODE, "serviceAccountName": "web", "containers": [{"name": "app"}], **spec}
     return {"metadata": metadata, "spec": whole, "status": {"phase": "Pending"}}
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 def _listening() -> socket.socket:
