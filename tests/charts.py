@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,10 @@ def run(*arguments: str | Path, values: Mapping[str, object] | None = None) -> t
     told_version = any(str(each).startswith("--kube-version") for each in arguments)
     version = () if told_version else ("--kube-version", KUBERNETES)
     argv = [helm(), *map(str, arguments), *version, *(("--values", "-") if values is not None else ())]
-    # Nothing of a user's own helm may count: no plugins, repositories or kubeconfig.
-    environment = {"PATH": os.environ["PATH"], "HOME": "/dev/null"}
     told = None if values is None else yaml.safe_dump(dict(values))
-    done = subprocess.run(argv, env=environment, input=told, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as home:  # nothing of a user's own helm counts: plugins, repositories, kubeconfig
+        environment = {"PATH": os.environ["PATH"], "HOME": home}
+        done = subprocess.run(argv, env=environment, input=told, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
 
 
