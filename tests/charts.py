@@ -44,7 +44,7 @@ def run(*arguments: str | Path, values: Mapping[str, object] | None = None) -> t
     version = () if told_version else ("--kube-version", KUBERNETES)
     argv = [helm(), *map(str, arguments), *version, *(("--values", "-") if values is not None else ())]
     told = None if values is None else yaml.safe_dump(dict(values))
-    with tempfile.TemporaryDirectory() as home:  # nothing of a user's own helm counts: plugins, repositories, kubeconfig
+    with tempfile.TemporaryDirectory() as home:  # no plugins, repositories or kubeconfig of a user's own helm count
         environment = {"PATH": os.environ["PATH"], "HOME": home}
         done = subprocess.run(argv, env=environment, input=told, capture_output=True, text=True, check=False)
     return done.returncode, done.stdout, done.stderr
