@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.sources.kubernetes.annotations import BYPASS_INBOUND, EXCLUDE_OUT_PORTS
-from agent.sources.kubernetes.facts import DATAPLANE_MODE
+from agent.sources.kubernetes.facts import DATAPLANE_MODE, Pod
 from netns_tests.daemon import is_clean, rules
 from netns_tests.enrolling import alive, every_way, kernel_state, start_conntrack, ways
 from netns_tests.mesh_proxy_process import MeshProxy
@@ -104,6 +104,28 @@ def test_a_pod_wanted_again_while_it_drains_goes_on(
         assert alive(streams) == ["alive"] * 4
         assert not proxy.heard("delete")
         eventually(lambda: node.api.written[-1] == (uid, "enabled"), "the API says so again", SECONDS)
+
+
+def test_a_pod_wanted_again_while_it_is_released_is_captured(
+    world: World, pod: Host, node: Node, proxy: MeshProxy, api: Api, uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The label is back before the last step of the release, and nothing else happens to the pod afterwards."""
+    node.until(uid, "captured")
+    eventually(lambda: api.written == [(uid, "enabled")], "the API says so", SECONDS)
+    write, shop = api.redirect_state, api.namespaces["shop"]
+
+    async def label_again(pod_: Pod, value: str | None) -> object:
+        done = await write(pod_, value)
+        if value is None:
+            api.namespaces["shop"] = shop
+            api.changed(pod_.uid)
+        return done
+
+    monkeypatch.setattr(api, "redirect_state", label_again)
+    node.label({})
+    eventually(lambda: api.written == [(uid, "enabled"), (uid, None), (uid, "enabled")], "it is captured", SECONDS)
+    node.until(uid, "captured")
+    assert ways(world, pod) == CAPTURED
 
 
 def test_an_annotation_changes_the_rules_of_a_running_pod(

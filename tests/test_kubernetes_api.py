@@ -55,7 +55,7 @@ def test_nothing_is_asked_for_what_can_be_no_name(broken: Broken, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("status", "rights", "there"),
-    [(401, 200, False), (403, 200, None), (403, 403, False), (404, 200, False), (500, 200, None)],
+    [(401, 200, None), (401, 401, None), (403, 200, None), (403, 403, False), (404, 200, False), (500, 200, None)],
 )
 def test_an_uninstall_is_told_from_what_cannot_be_told(
     broken: Broken, tmp_path: Path, status: int, rights: int, there: bool | None

@@ -15,7 +15,7 @@ from agent.cni.server import SOCKET_NAME, Places, serve
 from agent.daemon.installing import Installing
 from agent.daemon.keeper import Keeper
 from agent.daemon.node_metrics import NodeMetrics, Seen
-from agent.daemon.node_settings import NodeSettings
+from agent.daemon.node_settings import NodeSettings, captured_by
 from agent.daemon.threads import Threads
 from agent.errors import ConfigError
 from agent.mesh.listener import Listener
@@ -24,11 +24,9 @@ from agent.pods import departure, handover, rivals
 from agent.pods.neighbours import Api, Find, Listing
 from agent.pods.node import Pods
 from agent.pods.probes import NodeProbes
-from agent.sources import file as target_file
 from agent.sources.kubernetes.counting import CallCount
 from agent.sources.kubernetes.sandboxes import Sandboxes, find
-from agent.targets import HOST, Captured, Outcome
-from rulesets.capture import Capture
+from agent.targets import HOST, Outcome
 
 if TYPE_CHECKING:  # 200 ms, which whoever runs no node does without
     from aiohttp import web
@@ -96,14 +94,15 @@ class Cluster:
     ) -> None:
         """Put it together; `defaults` are those of the file. Nothing happens before `start`. Raises `WeirError`."""
         self._settings, self._around, self._sources, self._listener = settings, around, sources, listener
-        capture, migrate = _captured(defaults)
+        capture, migrate = captured_by(defaults)
+        self._probe_sources = capture.probe_sources
         self._metrics = NodeMetrics(around.registry)
         self._heard: set[str] = set()
         self.mesh = Mesh(changed=self._standing_changed)
         self.probes = NodeProbes(
             around.threads,
             flags=around.flags,
-            sources=capture.probe_sources,
+            sources=self._probe_sources,
             resync=around.resync,
             netns=around.node_netns,
         )
@@ -221,8 +220,13 @@ class Cluster:
         )
 
     def change_defaults(self, defaults: Mapping[str, object]) -> None:
-        """Capture pods so that say nothing else. Raises `CaptureError`."""
-        capture, migrate = _captured(defaults)
+        """Capture pods so that say nothing else. Raises `ConfigError` for what an agent can't change while it runs."""
+        capture, migrate = captured_by(defaults)
+        if capture.probe_sources != self._probe_sources:
+            raise ConfigError(
+                "probe_sources: the node's table has the sources that the agent was started with",
+                hint="restart the agents: `kubectl rollout restart daemonset/weir`",
+            )
         self.pods.change_defaults(capture, migrate=migrate)
 
     def passed(self, outcome: Outcome) -> None:
@@ -291,9 +295,3 @@ def listener_of(settings: NodeSettings, directory: Path) -> Listener:
     listener = listener or Listener.at(zds)
     handover.keep(listener)
     return listener
-
-
-def _captured(defaults: Mapping[str, object]) -> tuple[Capture, bool]:
-    """Return how pods are captured that say nothing else, and whether another agent's rules are replaced."""
-    target = target_file.target("defaults", "defaults", defaults)
-    return target.wish.capture if isinstance(target.wish, Captured) else Capture(), target.migrate

@@ -36,11 +36,12 @@ class Keeper:
         drain: float,
         observe: Callable[[Outcome], None],
         observe_read_back: Callable[[Outcome], None],
+        ended: Callable[[str], None] = lambda _name: None,
     ) -> None:
         """`resync` and `drain` are in seconds: between two looks without cause, and for targets that leave the file.
 
-        `observe` is called with the outcome of each pass, `observe_read_back` when what it wrote was read back. `flags`
-        are those of the tables (`Handle`).
+        `observe` is called with the outcome of each pass, `observe_read_back` when what it wrote was read back, `ended`
+        with the name of a target that is kept no more. `flags` are those of the tables (`Handle`).
         """
         self._threads = threads
         self._flags = flags
@@ -49,6 +50,7 @@ class Keeper:
         self._drain = drain
         self._observe = observe
         self._observe_read_back = observe_read_back
+        self._name_ended = ended
         self._slots: dict[str, Slot] = {}  # by the namespace, as written
         self._holders: dict[Identity, Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -265,6 +267,8 @@ class Keeper:
             del self._slots[slot.target.netns]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.critical("%s is kept no longer", task.get_name(), exc_info=error)
+        if not self._known([slot.target.name]):
+            self._name_ended(slot.target.name)
         if not self._closed:
             self._tell()
 

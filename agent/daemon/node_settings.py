@@ -7,12 +7,15 @@ from pathlib import Path
 from agent.cni import entry
 from agent.errors import ConfigError
 from agent.mesh.listener import PATH
+from agent.sources import file as target_file
 from agent.sources.kubernetes.eligibility import Policy
 from agent.sources.kubernetes.facts import DATAPLANE_MODE, FieldError
 from agent.sources.kubernetes.selectors import enablement_of
 from agent.sources.kubernetes.yaml_text import YamlError, documents
+from agent.targets import Captured
+from rulesets.capture import Capture
 
-__all__ = ["DEFAULT_SELECTORS", "PATH", "NodeSettings", "Plugin", "names", "selectors"]
+__all__ = ["DEFAULT_SELECTORS", "PATH", "NodeSettings", "Plugin", "captured_by", "names", "selectors"]
 
 # Istio's own (manifests/charts/istio-cni/values.yaml, ambient.enablementSelectors).
 DEFAULT_SELECTORS: tuple[Mapping[str, object], ...] = (
@@ -100,3 +103,9 @@ def selectors(text: str) -> tuple[Mapping[str, object], ...]:
 def names(text: str) -> tuple[str, ...]:
     """Return the names between commas."""
     return tuple(each.strip() for each in text.split(",") if each.strip())
+
+
+def captured_by(defaults: Mapping[str, object]) -> tuple[Capture, bool]:
+    """Return how pods are captured that say nothing else, and whether another agent's rules are replaced."""
+    target = target_file.target("defaults", "defaults", defaults)
+    return target.wish.capture if isinstance(target.wish, Captured) else Capture(), target.migrate

@@ -106,6 +106,7 @@ class _Run:
             drain=settings.drain,
             observe=self._observe,
             observe_read_back=self._observe_read_back,
+            ended=self._said.forget,
         )
 
     async def until_stopped(self) -> None:
@@ -113,7 +114,9 @@ class _Run:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         targets = self._load()
-        await self._start_cluster()
+        if self._settings.kubernetes is not None:
+            self._keeper.take(targets)  # none; later it would release the pods that are kept by then
+            await self._start_cluster()
         count = self._keeper.count if self._cluster is None else None
         http = await endpoints.serve(self._settings.listen, self._metrics.registry, self._why_not_ready, count)
         others = await endpoints.serve(
@@ -128,9 +131,9 @@ class _Run:
             asyncio.create_task(forever(self._watch_cgroups), name="cgroups"),
             asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
-        self._keeper.take(targets)
         self._records.clear_away()
         if self._cluster is None:
+            self._keeper.take(targets)
             self._keeper.resume()
             log.info("keeping %d targets from %s", len(targets), self._settings.file)
         await self._stop.wait()
@@ -148,20 +151,19 @@ class _Run:
             raise DaemonError(self._failed)
 
     async def _start_cluster(self) -> None:
-        if self._settings.kubernetes is not None:
-            from agent.daemon.on_node import cluster_of
+        from agent.daemon.on_node import cluster_of
 
-            self._cluster = await cluster_of(
-                self._settings,
-                self._keeper,
-                self._threads,
-                self._flags,
-                self._records,
-                self._defaults,
-                self._fail,
-                self._metrics.registry,
-            )
-            await self._cluster.start()
+        self._cluster = await cluster_of(
+            self._settings,
+            self._keeper,
+            self._threads,
+            self._flags,
+            self._records,
+            self._defaults,
+            self._fail,
+            self._metrics.registry,
+        )
+        await self._cluster.start()
 
     def _fail(self, why: str) -> None:
         """Stop: this node is not for Weir as it is."""

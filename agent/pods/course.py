@@ -274,10 +274,12 @@ class Course:
 
     async def _failed(self, reason: str, hint: str) -> None:
         """Answer whoever waits, and try again later."""
-        if self.request is not None:
-            with suppress(WeirError):
-                await self.fail(Verdict.REFUSED, reason, hint)
-        self.again()
+        try:
+            if self.request is not None:
+                with suppress(WeirError):
+                    await self.fail(Verdict.REFUSED, reason, hint)
+        finally:
+            self.again()
 
     async def _end(self, ended: cni.Sandbox) -> None:
         if self.request is not None and same_place(self.request.sandbox, ended):
@@ -289,7 +291,7 @@ class Course:
         """Stop; return the task that was under way."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
+        if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         return self._task
 

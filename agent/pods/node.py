@@ -197,10 +197,12 @@ class Pods:
         until = now() + seconds
         while now() < until and self._busy():  # noqa: ASYNC110 (each pod would need an event)
             await asyncio.sleep(_LOOK)
+        if untold := self._redirection.unwritten:
+            log.warning("the API could not be told in time that %d pods are released: their annotation stays", untold)
         return tuple(state_of(each) for each in self._courses.values() if not each.bare)
 
     def _busy(self) -> bool:
-        return not all(each.bare for each in self._courses.values())
+        return self._redirection.unwritten > 0 or not all(each.bare for each in self._courses.values())
 
     async def close(self) -> None:
         """Stop. Nothing in any pod is changed."""
@@ -222,6 +224,8 @@ class Pods:
             log.critical("the pods that are there can't be taken up", exc_info=True)
             raise
         self._begun = True
+        for uid in tuple(self._listing.pods):
+            self.changed(uid)  # what the API has said while they were taken up
         for course in tuple(self._courses.values()):
             course.ring()
         self.settled.set()
@@ -273,7 +277,7 @@ class Pods:
 
     def _dropped(self, course: Course) -> None:
         """Keep nothing of a pod in which nothing of Weir is."""
-        if course.bare and self._courses.get(course.uid) is course and not self._leaving:
+        if course.bare and not course.rung() and self._courses.get(course.uid) is course and not self._leaving:
             course.close()
             del self._courses[course.uid]
 

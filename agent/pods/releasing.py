@@ -88,8 +88,6 @@ class Releasing:
         announced, probed = course.announced, course.probed
         course.target = course.outcome = course.announced = course.probed = None
         course.sandbox, course.early = None, False
-        if not sandbox_stays:
-            self._by.memory.forget(course.uid)
         if announced is not None:
             released = await self._by.proxies.delete(course.uid, seconds)
             if seconds and not isinstance(released, Released):
@@ -97,6 +95,8 @@ class Releasing:
         if probed is not None:
             with suppress(WeirError):  # the node's table tries again by itself, and says so
                 await self._by.probes.drop(course.uid)
+        if not sandbox_stays:
+            self._by.memory.forget(course.uid)
 
     def retire(self, course: Course, target: Target) -> None:
         """Keep a namespace no longer that is about to end."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import PurePath
 
 from agent.cni.protocol import Answer, Sandbox, Verdict
-from agent.kernel.netns import identify
+from agent.kernel.netns import Netns, identify
 from agent.sources.kubernetes.sandboxes import Sandbox as Found
 
 
@@ -64,7 +64,9 @@ def is_of(mine: Found, ended: Sandbox) -> bool:
         return found == mine.identity
     if ended.container and mine.container:
         return ended.container == mine.container
-    return not ended.netns or _plain(ended.netns) == _plain(mine.netns)
+    if not ended.netns:  # nothing names it: an old one that is deleted once more, unless ours has gone
+        return identify(Netns(mine.netns).file) != mine.identity
+    return _plain(ended.netns) == _plain(mine.netns)
 
 
 def _same_path(one: Sandbox, other: Sandbox) -> bool:

@@ -117,15 +117,14 @@ class Api:
     async def daemon_set(self, namespace: str, name: str) -> bool | None:
         """Tell whether a DaemonSet is there and to stay. None: that can't be told, as when the API doesn't answer.
 
-        Also gone is one whose service account is gone, or has lost all rights: an uninstall takes those too.
+        Also gone is one whose service account has lost all rights: an uninstall takes those too. A token that isn't
+        taken says nothing, for it ends with the agent's pod, which somebody may have deleted by force.
         """
         try:
             found = await self._object(
                 f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}", "daemonsets", namespace, name
             )
         except ApiError as error:
-            if error.status == 401:
-                return False
             return await self._has_rights() if error.status == 403 else None
         return found is not None and mapping("metadata", found.get("metadata")).get("deletionTimestamp") is None
 
