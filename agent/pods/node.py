@@ -202,7 +202,7 @@ class Pods:
         return tuple(state_of(each) for each in self._courses.values() if not each.bare)
 
     def _busy(self) -> bool:
-        return self._redirection.unwritten > 0 or not all(each.bare for each in self._courses.values())
+        return self._redirection.unwritten > 0 or not all(e.bare and not e.working for e in self._courses.values())
 
     async def close(self) -> None:
         """Stop. Nothing in any pod is changed."""

@@ -77,6 +77,7 @@ class NodeProbes:
         self._claims: dict[Place, dict[str, None]] = {}  # the pods that want an element; the last one is its owner
         self._unwritten: set[Place] = set()
         self._whole = False  # whether all is to be written, rather than what differs
+        self._removed = False
         self._asked = self._answered = 0
         self._writing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,7 +153,11 @@ class NodeProbes:
         return min(self._look_at, last + READ_BACK, first + READ_BACK_LATEST)
 
     async def remove(self) -> None:
-        """Delete the table: probes of pods that are still captured then go to their proxy. Raises `WeirError`."""
+        """Delete the table: probes of pods that are still captured then go to their proxy. Raises `WeirError`.
+
+        Nothing is written afterwards, whoever asks for it.
+        """
+        self._removed = True
         async with self._writing:
             await self._threads.work(self._table.remove)
 
@@ -202,7 +207,7 @@ class NodeProbes:
 
     async def _write_up_to(self, asked: int) -> None:
         async with self._writing:
-            if self._answered >= asked:
+            if self._removed or self._answered >= asked:
                 return
             now, whole, places = self._asked, self._whole, self._unwritten
             self._whole, self._unwritten = False, set()
