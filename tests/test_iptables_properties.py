@@ -9,10 +9,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rulesets import iptables
-from rulesets.model import IPV4_ADDR_PORT, AddressPort, Chain, Element, Rule, Ruleset, Set, with_counters
+from rulesets.model import IPV4_ADDR_PORT, AddressPort, Chain, Counter, Element, Rule, Ruleset, Set, with_counters
 from rulesets.packet import Packet, walk
 from rulesets.packet.values import Verdict
 from rulesets.vocabulary import (
+    Accept,
     Aside,
     ChainType,
     Family,
@@ -20,6 +21,7 @@ from rulesets.vocabulary import (
     InSet,
     Mark,
     ModelError,
+    Proto,
     Protocol,
     ReadAction,
     ReadMatch,
@@ -93,6 +95,18 @@ def test_a_translation_means_the_same_for_every_packet(data: st.DataObject, fami
         before, after = walk(ruleset, packet), walk(translated, packet)
         assert fate(after) == fate(before), iptables.render(translated, family)
         assert decisions(after) == decisions(before)
+
+
+@pytest.mark.parametrize("family", Family)
+@pytest.mark.parametrize("protocol", [Protocol.ICMP, Protocol.ICMPV6])
+def test_either_icmp_is_a_number_in_packets_of_both_families(protocol: Protocol, family: Family) -> None:
+    rule = Rule(slug="met", matches=(Proto(protocol=protocol),), action=Accept())
+    chain = Chain(name="pre", type=ChainType.FILTER, hook=Hook.PREROUTING, priority=-300, rules=(rule,))
+    ruleset = Ruleset(table="x", chains=(chain,), counters=(Counter(name="met"),))
+    address = ip_address("10.0.0.1" if family is Family.IPV4 else "fd00::1")
+    packet = Packet(hook=Hook.PREROUTING, source=address, destination=address, protocol=protocol)
+    for each in (ruleset, iptables.translate(ruleset, family)):
+        assert decisions(walk(each, packet)) == ["met"]
 
 
 @pytest.mark.parametrize("negate", [False, True])

@@ -72,10 +72,6 @@ def implied_families(match: Match) -> tuple[Family, ...]:
     match match:
         case OfFamily(family=family):
             return (family,)
-        case Proto(protocol=Protocol.ICMP, negate=False):
-            return (Family.IPV4,)
-        case Proto(protocol=Protocol.ICMPV6, negate=False):
-            return (Family.IPV6,)
         case Src(network=network) | Dst(network=network):
             return (family_of(network),)
         case Between(first=address):
@@ -89,6 +85,21 @@ def implied_families(match: Match) -> tuple[Family, ...]:
             return () if stated else _common(map(implied_families, matches))
         case _:
             return ()
+
+
+def _families_to_nft(match: Match) -> tuple[Family, ...]:
+    """Return the family that nft takes a match to be of.
+
+    Both ICMP protocols fit packets of either family, but nft leaves out of its listing a family that stands beside
+    them.
+    """
+    match match:
+        case Proto(protocol=Protocol.ICMP, negate=False):
+            return (Family.IPV4,)
+        case Proto(protocol=Protocol.ICMPV6, negate=False):
+            return (Family.IPV6,)
+        case _:
+            return implied_families(match)
 
 
 def _common(implied: Iterable[tuple[_T, ...]]) -> tuple[_T, ...]:
@@ -141,7 +152,7 @@ class Rule:
         if not SLUG.fullmatch(self.slug):
             raise ModelError("a slug is 1 to 63 lower-case letters, digits and dashes, a letter first")
         protocols = [protocol for match in self.matches for protocol in implied_protocols(match)]
-        families = [family for match in self.matches for family in implied_families(match)]
+        families = [family for match in self.matches for family in _families_to_nft(match)]
         if len(set(protocols)) > 1 or len(set(families)) > 1:
             raise ModelError("no packet is of two protocols or families")
         if protocols and any(isinstance(match, Proto) for match in self.matches) and len(protocols) > 1:
