@@ -212,7 +212,8 @@ def test_a_node_that_is_captured_itself_is_not_taken_from(node: Namespace) -> No
             with pytest.raises(TargetError, match="captures the node's own traffic") as refused:
                 life.put("a", "10.0.0.1")
             assert "weir remove --netns host" in refused.value.hint
-            life.wait(life.probes.remove())
+            with Probing(node) as leaving:
+                leaving.wait(leaving.probes.remove())
             assert handle.read(HOST_TABLE) == captured
             handle.apply(diff(captured, None))
             life.put("b", "10.0.0.2")
