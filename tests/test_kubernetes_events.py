@@ -24,7 +24,7 @@ def run(broken: Broken, folder: Path, story: Callable[[Api], Awaitable[None]]) -
 
 
 async def sent(broken: Broken, number: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while len(broken.events) < number:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -110,7 +110,7 @@ def test_what_the_api_refuses_is_counted(tmp_path: Path, status: int) -> None:
         await api.event(WEB, "Captured", "yes", warning=False)
         await api.event(WEB, "Captured", "again", warning=False)
         await sent(broken, 2)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while api.events_dropped < 2:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 

@@ -53,7 +53,7 @@ class Watched:
         self.wholes += 1
 
     async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not true():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
@@ -137,12 +137,10 @@ def test_an_event_that_is_cut_off_comes_again(broken: Broken, tmp_path: Path) ->
 
 def test_a_watch_that_is_silent_is_begun_anew(broken: Broken, tmp_path: Path) -> None:
     async def story(seen: Watched) -> None:
-        await seen.until(lambda: len(broken.asked) >= 4)
+        await seen.until(lambda: seen.informer.state().connected and seen.informer.state().restarts >= 2)
         assert seen.names() == ["a", "b"]
-        assert seen.informer.state().connected
-        assert seen.informer.state().restarts >= 2
 
-    run(broken, tmp_path, story, Patience(silence=0.1))
+    run(broken, tmp_path, story, Patience(silence=0.5))
     assert {each.get("resourceVersion") for each in broken.asked[1:]} == {"10"}
 
 

@@ -58,6 +58,7 @@ class Events:
         self._allowance: dict[str, tuple[float, float]] = {}
         self._more = asyncio.Event()
         self._sender: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
         self._complained = ""
         self.dropped = 0
 
@@ -84,18 +85,20 @@ class Events:
             self._sender = asyncio.get_running_loop().create_task(self._send_forever())
 
     async def close(self, seconds: float) -> None:
-        """Send what waits, for so long, and end."""
+        """Send what waits, for so long, and end. What is being sent is not sent twice."""
         if self._sender is None:
             return
-        self._sender.cancel()
-        await asyncio.gather(self._sender, return_exceptions=True)
         try:
             async with asyncio.timeout(seconds):
+                async with self._sending:
+                    self._sender.cancel()
                 for key, told in list(self._told.items()):
                     if told.sent < told.count:
                         await self._send(key, told)
         except TimeoutError:
             pass
+        self._sender.cancel()
+        await asyncio.gather(self._sender, return_exceptions=True)
         self.dropped += sum(told.sent == 0 for told in self._told.values())
         self._told.clear()
 
@@ -129,7 +132,8 @@ class Events:
                 except TimeoutError:
                     pass
                 continue
-            await self._send(key, self._told[key])
+            async with self._sending:
+                await self._send(key, self._told[key])
             await asyncio.sleep(_GAP)
 
     async def _send(self, key: _Key, told: _Told) -> None:
