@@ -16,6 +16,7 @@ ORDER = (
     ("targets",),
     ("kernel",),
     ("state",),
+    ("drift",),
     ("guards", "place", "against", "rivals"),
     ("observed", "streams"),
     ("comparison",),

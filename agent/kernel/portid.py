@@ -11,19 +11,30 @@ from functools import lru_cache
 from pathlib import Path
 
 from agent.kernel.rawnetlink import NETLINK_NETFILTER
+from agent.words import printable
 
 _SOCKETS = Path("/proc/thread-self/net/netlink")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """A process at this moment: its number, and the name that it goes by (comm, at most 15 bytes)."""
+    """A process at this moment: its number, and the name that it goes by (comm, at most 15 bytes), printable."""
 
     number: int
     name: str
 
     def __str__(self) -> str:
         return f"process {self.number} ({self.name})"
+
+
+def process(number: int) -> Process:
+    """Return a process by its number. Raises OSError when there is none, or it is not to be looked at.
+
+    A process gives itself whatever name it likes, line ends and what moves a terminal's cursor included: those are
+    escaped here, so that no name of a process is ever raw.
+    """
+    name = Path("/proc", str(number), "comm").read_text(encoding="utf-8", errors="backslashreplace")
+    return Process(number=number, name=printable(name.removesuffix("\n")))
 
 
 def owner(port: int) -> str:
@@ -47,9 +58,9 @@ def inode_of(port: int) -> int:
     return 0
 
 
-def sockets_of(process: int) -> frozenset[int]:
-    """Return the inodes of a process's open sockets; none where it can't be looked at."""
-    folder, found = Path("/proc", str(process), "fd"), set()
+def sockets_of(number: int) -> frozenset[int]:
+    """Return the inodes of a process's open sockets, by its number; none where it can't be looked at."""
+    folder, found = Path("/proc", str(number), "fd"), set()
     with contextlib.suppress(OSError):
         for each in os.listdir(folder):
             with contextlib.suppress(OSError):  # closed in this moment
@@ -67,10 +78,10 @@ def _processes_of(inode: int) -> tuple[Process, ...]:
 
 def _holders(link: str) -> Iterator[Process]:
     for number in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        process = Path("/proc", str(number))
+        descriptors = Path("/proc", str(number), "fd")
         with contextlib.suppress(OSError):  # it has ended, or is not to be looked at
-            if any(_leads_to(process / "fd" / each, link) for each in os.listdir(process / "fd")):
-                yield Process(number=number, name=(process / "comm").read_text(errors="replace").strip())
+            if any(_leads_to(descriptors / each, link) for each in os.listdir(descriptors)):
+                yield process(number)
 
 
 def _leads_to(descriptor: Path, link: str) -> bool:

@@ -13,10 +13,10 @@ from typing import Protocol
 from agent.mesh.session import Phase, Session, Violation, Wishes
 from agent.mesh.status import Proxy, ProxyState
 from agent.mesh.wire import Add, Garbled, Request, decode_answer, decode_hello, encode
+from agent.words import printable
 
 _SO_PEERCRED = struct.Struct("3i")  # pid, uid, gid (unix(7))
 _LONGEST_ANSWER = 65536  # bytes: ztunnel quotes errors at any length
-_LONGEST_WORDS = 1000  # characters of them that are kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,12 +171,6 @@ class Connection:
         self._retry = None
         self.session.retry()
         self.pump()
-
-
-def printable(words: str) -> str:
-    """Return a peer's words fit for a log: one line, of a length that can be read."""
-    line = "".join(each if each.isprintable() else " " for each in words)
-    return line if len(line) <= _LONGEST_WORDS else f"{line[:_LONGEST_WORDS]}..."
 
 
 def peer(opened: socket.socket, number: int) -> Proxy:
