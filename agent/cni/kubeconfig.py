@@ -11,6 +11,8 @@ from pathlib import Path
 from agent.cni import files
 from agent.errors import ConfigError
 
+NAME = "cni-kubeconfig"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
@@ -55,4 +57,4 @@ def remove(folder: Path) -> None:
 
 
 def _files(folder: Path) -> tuple[Path, Path, Path]:
-    return folder / "cni-authority.pem", folder / "cni-token", folder / "cni-kubeconfig"
+    return folder / "cni-authority.pem", folder / "cni-token", folder / NAME

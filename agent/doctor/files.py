@@ -1,8 +1,12 @@
-"""Small files of /proc and /sys, read so that nothing on a strange machine raises."""
+"""Small files of /proc and /sys, read so that nothing on a strange machine raises; and commands that set some."""
 
+import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 SYSCTLS = Path("/proc/sys")
+_PLAIN = re.compile(r"[-\w.@]+", re.ASCII)
 
 
 def text(path: Path) -> str | None:
@@ -21,9 +25,18 @@ def number(path: Path) -> int | None:
         return None
 
 
-def spelled(interface: str) -> str:
-    """Return an interface's name as `sysctl` takes it: dots are slashes there (sysctl(8))."""
-    return interface.replace(".", "/")
+def setting(folder: str, interfaces: Sequence[str], name: str, value: int) -> str:
+    """Return a command that sets what interfaces have in a folder below /proc/sys, such as ``net/ipv4/conf``.
+
+    Whoever may name interfaces, as in a pod, chooses any characters but blanks, colons and slashes (net/core/dev.c,
+    dev_valid_name). `sysctl` takes dots as slashes and slashes as dots, and `=` or `*` as no part of a name at all. It
+    is one command, to which another may be put in front.
+    """
+    if all(_PLAIN.fullmatch(each) for each in interfaces):
+        start = folder.replace("/", ".")
+        return " ".join(["sysctl -w", *(f"{start}.{each.replace('.', '/')}.{name}={value}" for each in interfaces)])
+    paths = (shlex.quote(f"{SYSCTLS}/{folder}/{each}/{name}") for each in interfaces)
+    return f"sh -c {shlex.quote('; '.join(f'echo {value} > {each}' for each in paths))}"
 
 
 def sysctl(name: str, root: Path = SYSCTLS) -> int | None:

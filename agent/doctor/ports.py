@@ -10,7 +10,7 @@ from agent.doctor.files import SYSCTLS, text
 from agent.doctor.findings import Finding, Level
 from agent.errors import TargetError
 from agent.kernel import cgroups
-from agent.kernel.portid import Process, sockets_of
+from agent.kernel.portid import Process, process, sockets_of
 from agent.kernel.sockets import SocketDiag, TcpState, endpoint
 from rulesets.capture import Capture
 from rulesets.vocabulary import Address, PortRange
@@ -99,10 +99,17 @@ def _by_inode() -> dict[int, tuple[Process, ...]]:
     for number in sorted(int(each) for each in os.listdir("/proc") if each.isdigit()):
         inodes = sockets_of(number)
         if inodes:
-            process = Process(number=number, name=text(Path("/proc", str(number), "comm")) or "?")
+            holder = _named(number)
             for inode in inodes:
-                found[inode] = (*found.get(inode, ()), process)
+                found[inode] = (*found.get(inode, ()), holder)
     return found
+
+
+def _named(number: int) -> Process:
+    try:
+        return process(number)
+    except OSError:  # it has ended meanwhile
+        return Process(number=number, name="?")
 
 
 def judge(
@@ -176,7 +183,7 @@ def _foreign(each: Bound, bound: tuple[Bound, ...], held: Mapping[int, tuple[Pro
 
 
 def _group(each: Bound, held: Mapping[int, tuple[Process, ...]]) -> object:
-    names = tuple(sorted({process.name for process in held.get(each.inode, ())}))
+    names = tuple(sorted({each.name for each in held.get(each.inode, ())}))
     return names or each.user
 
 

@@ -7,11 +7,12 @@ policy rule that comes before that table, as clouds' networks make them for the 
 
 import errno
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from agent.doctor.files import spelled, sysctl
+from agent.doctor.files import setting, sysctl
 from agent.doctor.findings import Finding, Level
 from agent.kernel.policy_rules import LOCAL, LOOKUP, TABLE_LOCAL, Link, Route, Rtnetlink, RuleEntry
 from rulesets.vocabulary import Address, Family, family_of
@@ -142,12 +143,13 @@ def _stolen_on_node(reply: NodeReply, rules: tuple[RuleEntry, ...]) -> Finding:
             why="the kernel would send to that pod by another interface, and trusts only what arrives there: probes"
             " fail, and pods are restarted",
             do="let the kernel be content with any interface (2, loose) there",
-            command=f"sysctl -w net.ipv4.conf.{spelled(reply.interface)}.rp_filter=2",
+            command=setting("net/ipv4/conf", (reply.interface,), "rp_filter", 2),
         )
     by = f", by {thief}" if thief else ""
     went = reply.route.said if reply.route.error else f"goes on by table {reply.route.table}"
     first = None if thief is None or thief.priority < 1 else thief.priority - 1
-    command = "" if first is None else f"{ip} rule add pref {first} iif {reply.interface} to {reply.node} lookup local"
+    arriving = shlex.quote(reply.interface)
+    command = "" if first is None else f"{ip} rule add pref {first} iif {arriving} to {reply.node} lookup local"
     return Finding(
         check="probe-reply",
         level=Level.ERROR,

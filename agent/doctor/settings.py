@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.doctor.files import SYSCTLS, spelled, sysctl
+from agent.doctor.files import SYSCTLS, setting, sysctl
 from agent.doctor.findings import Finding, Level
 from agent.kernel import ipv6
 from agent.kernel.ipv6 import Ipv6
@@ -72,7 +72,6 @@ def judge(found: Settings, capture: Capture) -> Iterator[Finding]:
             command="sysctl -w net.ipv6.conf.all.disable_ipv6=1",
         )
     if found.localnet and not capture.outbound:
-        names = ("all", spelled(found.localnet[0]))
         yield Finding(
             check="route-localnet",
             level=Level.WARNING,
@@ -80,7 +79,7 @@ def judge(found: Settings, capture: Capture) -> Iterator[Finding]:
             why="who is on that link can reach what listens on 127.0.0.1, and without outbound capture nothing for a"
             " loopback address is captured: that goes past the proxy",
             do="switch it off",
-            command="sysctl -w " + " ".join(f"net.ipv4.conf.{each}.route_localnet=0" for each in names),
+            command=setting("net/ipv4/conf", ("all", found.localnet[0]), "route_localnet", 0),
         )
 
 
@@ -103,5 +102,5 @@ def judge_node(found: Settings, *, has_pods: bool) -> Iterator[Finding]:
             why="the node's default route came by a router's advertisement, and a node that forwards takes no more of"
             " these: IPv6 ends when the route expires",
             do="take advertisements although the node forwards",
-            command=f"sysctl -w net.ipv6.conf.{spelled(found.deaf_to_routers[0])}.accept_ra=2",
+            command=setting("net/ipv6/conf", found.deaf_to_routers[:1], "accept_ra", 2),
         )
