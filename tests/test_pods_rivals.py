@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.cni.conflist import chained
 from agent.errors import ConfigError, WeirError
 from agent.pods.rivals import (
+    SYSTEM,
+    is_new,
     is_taken,
     needs_istio_cni,
     refuse_configurations,
@@ -22,17 +25,23 @@ from agent.sources.kubernetes.facts import Pod, pod_of
 from tests.cni_folders import CALICO, ISTIO, Folders
 
 ISTIOS = {"k8s-app": "istio-cni-node", "app.kubernetes.io/name": "istio-cni"}
+TRUSTED = SYSTEM | {"mesh"}
 OURS = {"k8s-app": "istio-cni-node", "app.kubernetes.io/name": "weir"}
 
 
 def pod(
-    name: str, labels: dict[str, str] | None = None, started: object = None, phase: str = "Running", status: str = ""
+    name: str,
+    labels: dict[str, str] | None = None,
+    started: object = None,
+    phase: str = "Running",
+    status: str = "",
+    namespace: str = "shop",
 ) -> Pod:
     """A pod as the API has it; `started` are the init containers that Istio's injector has noted."""
     noted = json.dumps({"initContainers": started, "containers": ["istio-proxy"], "revision": "default"})
     metadata = {
         "name": name,
-        "namespace": "shop",
+        "namespace": namespace,
         "uid": name,
         "labels": labels or {},
         "annotations": {"sidecar.istio.io/status": status or noted},
@@ -104,13 +113,37 @@ def test_istios_entry_is_refused_and_nothing_else_is(tmp_path: Path) -> None:
 
 
 def test_istios_agent_on_this_node_is_refused_by_its_pod_and_ours_is_not() -> None:
-    assert refuse_pods([pod("weir-x", OURS), pod("web")], first=True) == ()
+    def refused(*pods: Pod, first: bool = True) -> tuple[str, ...]:
+        return refuse_pods(pods, first=first, trusted=TRUSTED)
+
+    assert refused(pod("weir-x", OURS), pod("web")) == ()
     for first in (True, False):
-        with pytest.raises(ConfigError, match="pod/shop/istio-cni-node-x: Istio's CNI agent runs on this node"):
-            refuse_pods([pod("web"), pod("istio-cni-node-x", ISTIOS)], first=first)
-    assert refuse_pods([pod("old", ISTIOS, phase="Failed")], first=True) == ()
-    with pytest.raises(ConfigError, match="pod/shop/older"):
-        refuse_pods([pod("older", {"k8s-app": "istio-cni-node"})], first=True)
+        with pytest.raises(ConfigError, match="pod/mesh/istio-cni-node-x: Istio's CNI agent runs on this node"):
+            refused(pod("web"), pod("istio-cni-node-x", ISTIOS, namespace="mesh"), first=first)
+    assert refused(pod("old", ISTIOS, phase="Failed", namespace="mesh")) == ()
+    with pytest.raises(ConfigError, match="pod/kube-system/older"):
+        refused(pod("older", {"k8s-app": "istio-cni-node"}, namespace="kube-system"))
+
+
+def test_a_tenants_pod_with_the_labels_of_istios_agent_keeps_no_node_from_its_agent() -> None:
+    for first in (True, False):
+        (warning,) = refuse_pods([pod("mine", ISTIOS)], first=first, trusted=TRUSTED)
+        assert warning.startswith("pod/shop/mine: labelled as Istio's CNI agent")
+
+
+def test_a_node_that_was_booted_is_not_new(tmp_path: Path) -> None:
+    run = tmp_path / "run"  # empty, as after a boot
+    run.mkdir()
+    assert is_new(run, tmp_path / "missing")
+    node = Folders(tmp_path)
+    node.write("10-calico.conflist", CALICO)
+    node.write("11-broken.conflist", "{")
+    assert is_new(run, node.conf)
+    node.write("10-calico.conflist", chained(CALICO, {"type": "weir-cni"}))
+    assert not is_new(run, node.conf)
+    node.write("10-calico.conflist", CALICO)
+    (run / "cni-kubeconfig").touch()
+    assert not is_new(run, node.conf), "the agent was here, though another program has taken the entry away"
 
 
 @pytest.mark.parametrize(
@@ -138,16 +171,16 @@ def test_sidecars_that_run_by_it_keep_weir_off_a_node_and_never_stop_one() -> No
     pods = [pod(f"web-{number}", started=["istio-validation"]) for number in range(7)]
     pods.append(pod("done", started=["istio-validation"], phase="Succeeded"))
     with pytest.raises(ConfigError, match="pod/shop/web-4, and 2 more: sidecars whose redirection istio-cni") as no:
-        refuse_pods(pods, first=True)
+        refuse_pods(pods, first=True, trusted=TRUSTED)
     assert "pilot.cni.enabled=false" in no.value.hint
-    (warning,) = refuse_pods(pods, first=False)
+    (warning,) = refuse_pods(pods, first=False, trusted=TRUSTED)
     assert warning.startswith("pod/shop/web-0, ")
-    assert refuse_pods(pods[-1:], first=True) == ()
+    assert refuse_pods(pods[-1:], first=True, trusted=TRUSTED) == ()
 
 
 def test_a_sidecar_that_never_ran_is_no_reason_to_let_others_start_outside() -> None:
     """A new node, where such a pod waits for a plugin that was never there."""
-    (warning,) = refuse_pods([pod("web", started=["istio-validation"], phase="Pending")], first=True)
+    (warning,) = refuse_pods([pod("web", started=["istio-validation"], phase="Pending")], first=True, trusted=TRUSTED)
     assert warning.startswith("pod/shop/web: sidecars")
 
 

@@ -149,10 +149,11 @@ class Cluster:
 
     def _listed(self) -> None:
         """Take the first whole listing, unless it shows another agent."""
-        plugin = self._settings.plugin
-        first = plugin is not None and not (self._around.directory / "cni-kubeconfig").exists()
+        settings, plugin = self._settings, self._settings.plugin
+        trusted = rivals.SYSTEM | {settings.proxy_namespace, settings.agent_namespace}
         try:
-            for warning in rivals.refuse_pods(self.listing.pods.values(), first=first):
+            first = plugin is not None and rivals.is_new(self._around.directory, plugin.conf_directory)
+            for warning in rivals.refuse_pods(self.listing.pods.values(), first=first, trusted=trusted):
                 log.warning("%s", warning)
         except ConfigError as error:
             self._around.stop(f"{error} ({error.hint})")

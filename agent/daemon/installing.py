@@ -19,7 +19,6 @@ from agent.pods import leavings
 
 log = logging.getLogger("weir.cni")
 REFRESH, RETRY = 30.0, 2.0  # seconds until credentials are read again, and until what failed is tried again
-_KUBECONFIG = "cni-kubeconfig"
 
 
 class Installing:
@@ -38,7 +37,7 @@ class Installing:
                 program=plugin.program,
                 entry=Entry(
                     agent_socket=str(seen / SOCKET_NAME),
-                    kubeconfig=str(seen / _KUBECONFIG),
+                    kubeconfig=str(seen / kubeconfig.NAME),
                     selectors=selectors(settings.selectors),
                     exclude_namespaces=settings.exclude_namespaces,
                     exempt_pods=tuple(exempt),

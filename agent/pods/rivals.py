@@ -11,7 +11,9 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from agent.cni import kubeconfig
 from agent.cni.configurations import configurations, refuse_istio
+from agent.cni.conflist import PLUGIN
 from agent.errors import ConfigError, WeirError
 from agent.sources.kubernetes.facts import SIDECAR_STATUS, Pod
 
@@ -24,6 +26,8 @@ _OWN_NAME = "weir"
 # (manifests/charts/istio-control/istio-discovery/files/injection-template.yaml).
 _VALIDATION = "istio-validation"
 _ENDED = frozenset({"Succeeded", "Failed"})
+SYSTEM = frozenset({"kube-system", "istio-system"})
+"""Namespaces of the cluster's operators, beside the agent's own and the proxy's."""
 _MOST_NAMED, _MOST_ELSEWHERE = 5, 100
 _HINT = "let istio-init make it (pilot.cni.enabled=false, then restart those pods), or move them into ambient mode"
 
@@ -70,25 +74,38 @@ def refuse_configurations(folder: Path) -> None:
         refuse_istio(configurations(folder))
 
 
-def refuse_pods(pods: Iterable[Pod], *, first: bool) -> tuple[str, ...]:
+def is_new(run_directory: Path, conf_directory: Path) -> bool:
+    """Tell whether Weir's plugin has not been on this node yet. Raises `ConfigError`.
+
+    The run directory is empty after each boot; the node's network configuration still has the entry then.
+    """
+    if (run_directory / kubeconfig.NAME).exists():
+        return False
+    return not conf_directory.is_dir() or not any(PLUGIN in each.types for each in configurations(conf_directory))
+
+
+def refuse_pods(pods: Iterable[Pod], *, first: bool, trusted: Container[str]) -> tuple[str, ...]:
     """Raise `ConfigError` where a pod of this node is another agent's, or is redirected by Istio's plugin.
 
-    `first`: Weir is not on this node yet. Only then, and only for sidecars that run, pods that need that plugin are
-    refused: they show that it was here. Others are returned as warnings, for an agent that doesn't start for one pod
-    would keep all others of the node from starting, or let them start outside.
+    Labels say whose agent a pod is, and whoever may make pods may give them any: only those in `trusted` namespaces
+    count, in which no tenant makes pods. `first`: Weir is not on this node yet. Only then, and only for sidecars that
+    run, pods that need that plugin are refused: they show that it was here. Others are returned as warnings, for an
+    agent that doesn't start for one pod would keep all others of the node from starting, or let them start outside.
     """
     here = [each for each in pods if each.phase not in _ENDED]
     agents = [each for each in here if is_other_agent(each)]
-    if agents:
+    known = [each for each in agents if each.namespace in trusted]
+    if known:
         raise ConfigError(
-            f"{_named(agents)}: Istio's CNI agent runs on this node, and two agents would capture the same pods",
+            f"{_named(known)}: Istio's CNI agent runs on this node, and two agents would capture the same pods",
             hint="take it off this node first: delete its DaemonSet, or let a node selector leave this node out",
         )
     sidecars = [each for each in here if needs_istio_cni(each)]
     running = [each for each in sidecars if each.phase == "Running"]
     if first and running:
         raise ConfigError(_said(running), hint=_HINT)
-    return (f"{_said(sidecars)}: {_HINT}",) if sidecars else ()
+    warnings = [_unproven(agents)] if agents else []
+    return (*warnings, f"{_said(sidecars)}: {_HINT}") if sidecars else tuple(warnings)
 
 
 async def warnings_elsewhere(api: Api, here: Container[str]) -> tuple[str, ...]:
@@ -124,6 +141,14 @@ def _said(sidecars: list[Pod]) -> str:
     return (
         f"{_named(sidecars)}: sidecars whose redirection istio-cni makes (init container {_VALIDATION}); without it"
         " such pods don't start, and Weir doesn't offer it"
+    )
+
+
+def _unproven(agents: list[Pod]) -> str:
+    return (
+        f"{_named(agents)}: labelled as Istio's CNI agent, in a namespace where others than the cluster's operators may"
+        " make pods, so that labels prove nothing; take it off this node if it is one: two agents would capture the"
+        " same pods"
     )
 
 
