@@ -124,3 +124,26 @@ def test_nothing_here_depends_on_one_machine() -> None:
         if machine.search(line)
     ]
     assert not found, "\n" + "\n".join(found)
+
+
+def named_tests(text: str) -> list[tuple[str, str]]:
+    """Files and tests that a table names: a test without a file is in the one that was named last in its line."""
+    found = []
+    for line in text.splitlines():
+        file = ""
+        for path, test in re.findall(r"`((?:netns_)?tests/\w+\.py)?(?:::)?(test_\w+)?`", line):
+            file = path or file
+            if path or test:
+                found.append((file, test))
+    return found
+
+
+def test_the_tests_that_a_document_names_are_there() -> None:
+    named = named_tests((ROOT / "docs/istio.md").read_text())
+    assert len(named) > 80
+    missing = [
+        f"{file}::{test}"
+        for file, test in named
+        if not (ROOT / file).is_file() or (test and f"def {test}(" not in (ROOT / file).read_text())
+    ]
+    assert missing == []
