@@ -64,8 +64,8 @@ class Prometheus:
                     *("prometheus", "--config.file=prometheus.yaml", "--storage.tsdb.path=data"),
                     f"--web.listen-address=127.0.0.1:{PORT}",
                 ],
-                stdout=log,
-                stderr=log,
+                stdout=log.fileno(),
+                stderr=log.fileno(),
                 cwd=self._folder,
             )
             stack.callback(_end, process)
