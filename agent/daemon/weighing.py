@@ -6,16 +6,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from agent.daemon.threads import Threads
+from agent.drift import polled
 from agent.errors import WeirError
 from agent.kernel.handle import Handle
-from agent.rivals import earlier_chains, legacy_tables, noted
+from agent.rivals import earlier_chains, noted
 from agent.targets import Captured, Outcome, Rival
 from rulesets.model import Ruleset
 
 log = logging.getLogger("weir")
 # Seconds between two readings of others' rules in one namespace, and how many times as long as a reading took: whoever
-# changes many without end gets no more of the daemon's time. And between two of iptables-legacy's rules, which send no
-# word when they change.
+# changes many without end gets no more of the daemon's time. And between two of iptables-legacy's rules, whose number
+# and size may be as before.
 READ_INTERVAL, REST, LEGACY_INTERVAL = 10.0, 20.0, 600.0
 # Comparing takes a second of rules that are many, for which reading back and closing need not wait. One at a time, and
 # the thread begins with the first: on most machines there is never any.
@@ -26,7 +27,7 @@ class Weighing:
     """The rivals of one target. Where nothing of others stands before Weir's chains, a look costs 0.2 ms.
 
     It is made after a pass, when whoever waited for that is answered. A change of the namespace's rules or of Weir's
-    own is looked at; whether iptables-legacy has tables is looked up with every pass.
+    own is looked at; how big the tables of iptables-legacy are is looked up with every pass.
     """
 
     __slots__ = ("_not_before", "_put_off", "_read_at", "_seen", "found")
@@ -67,7 +68,9 @@ class Weighing:
 
     def _changed(self, handle: Handle, ours: Ruleset) -> object:
         """Return what there is to be read, where it is something and has changed; else None."""
-        now, legacy = time.monotonic(), legacy_tables(handle)
+        now = time.monotonic()
+        with handle.inside():
+            legacy = polled.read().legacy
         seen = (handle.generation(), legacy, hash(ours))  # the rules themselves would be most of the memory
         old = legacy and now - self._read_at >= LEGACY_INTERVAL
         if seen == self._seen and not old:

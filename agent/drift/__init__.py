@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+MOST_DRIFTS = 8
+"""How many drifts of a target are remembered, the newest."""
+
 
 class Kind(StrEnum):
     """What drifted. The slug is the kind's name in the log, in metrics and in documents (docs/drift.md)."""

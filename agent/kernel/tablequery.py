@@ -68,6 +68,11 @@ def generation(netlink: RawNetlink) -> int:
     raise KernelError(statement=statement, said="no generation in the answer")
 
 
+def family_name(number: int) -> str:
+    """Return nft's name of a family of tables; its number where it has none."""
+    return _FAMILY_NAMES.get(number, str(number))
+
+
 def header_of(family: str) -> bytes:
     """Return the header of a message about a family of tables (struct nfgenmsg)."""
     return bytes((_FAMILY_NUMBERS[family], 0, 0, 0))
@@ -94,7 +99,7 @@ def tables(netlink: RawNetlink) -> tuple[TableName, ...]:
     """Return all tables of the namespace, whatever family they are of."""
     statement = "nft list tables"
     answer = netlink.dump(_kind(c.NFT_MSG_GETTABLE), _ANY, statement=statement).expect(statement)
-    return tuple(_table_name(body, attributes(body, len(_ANY))[c.NFTA_TABLE_NAME]) for body in answer)
+    return tuple(table_of(body, attributes(body, len(_ANY))[c.NFTA_TABLE_NAME]) for body in answer)
 
 
 def base_chains(netlink: RawNetlink) -> tuple[BaseChain, ...]:
@@ -105,7 +110,7 @@ def base_chains(netlink: RawNetlink) -> tuple[BaseChain, ...]:
     found = []
     for body in answer:
         told = attributes(body, len(_ANY))
-        table = _table_name(body, told[c.NFTA_CHAIN_TABLE])
+        table = table_of(body, told[c.NFTA_CHAIN_TABLE])
         rules = _number(told.get(c.NFTA_CHAIN_USE))  # a chain that the kernel calls is used by its rules alone
         in_table[table] = in_table.get(table, 0) + rules
         if c.NFTA_CHAIN_HOOK in told:
@@ -198,8 +203,9 @@ def _counter(told: dict[int, bytes]) -> Counter:
     )
 
 
-def _table_name(body: bytes, name: bytes) -> TableName:
-    return TableName(family=_FAMILY_NAMES.get(body[0], str(body[0])), name=_name(name))
+def table_of(body: bytes, name: bytes) -> TableName:
+    """Return the table that a message is about: its family stands in the message's header."""
+    return TableName(family=family_name(body[0]), name=_name(name))
 
 
 def _name(told: bytes) -> str:
