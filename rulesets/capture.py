@@ -51,7 +51,8 @@ class Capture:
 
     Build one from outside text with `parse`. `families` None means: whatever the namespace has. `kept_deadline` is in
     seconds from enrolment; None keeps streams for as long as they live. What is of `proxy_user` or of `proxy_cgroup` is
-    the proxy's as well as what has its mark; the agent puts a cgroup's number in the place of its path.
+    the proxy's as well as what has its mark; the agent puts a cgroup's number in the place of its path. Of `sample`
+    connections one is traced by the kernel through the rules that it meets; 0 is none, and costs nothing.
     """
 
     outbound_port: int = 15001
@@ -84,6 +85,7 @@ class Capture:
     uncapturable: Uncapturable = Uncapturable.REJECT
     route_table: int = 100
     rule_priority: int = 32764
+    sample: int = 0
 
     def __post_init__(self) -> None:
         _canonicalise(self)
@@ -174,6 +176,7 @@ _READERS: dict[str, _Reader] = {
     "uncapturable": settings.choice(Uncapturable),
     "route_table": settings.whole_number(1, 2**32 - 1),
     "rule_priority": settings.whole_number(1, 32765),
+    "sample": settings.whole_number(0, 1_000_000_000),
 }
 
 

@@ -121,6 +121,16 @@ def choice(options: type[_Choice]) -> Callable[[str, object], _Choice]:
     return read
 
 
+def choices(options: type[_Choice]) -> Callable[[str, object], tuple[_Choice, ...]]:
+    """Return a reader of a list of words out of a few; each counts once, in the order of the few."""
+
+    def read(name: str, value: object) -> tuple[_Choice, ...]:
+        given = [choice(options)(name, each) for each in _items(name, value, f"words out of {', '.join(options)}")]
+        return tuple(each for each in options if each in given)
+
+    return read
+
+
 def _items(name: str, value: object, what: str) -> list[object]:
     if not isinstance(value, list | tuple):
         raise CaptureError(name, value, f"wants a list of {what}")

@@ -11,7 +11,7 @@ from rulesets.equivalence.terms import Header, RuleAt, Trip
 from rulesets.model import Rule, Ruleset
 from rulesets.packet import Fate
 from rulesets.packet.effects import TRANSLATIONS, Place
-from rulesets.vocabulary import ConnState, Continue, Goto, Jump, Return
+from rulesets.vocabulary import ConnState, Continue, Goto, Jump, Return, Trace
 
 _UNTRACKED = (ConnState.INVALID, ConnState.UNTRACKED)
 _Onwards = Callable[[Trip], Node]
@@ -109,8 +109,8 @@ class Chains:
             where = self._space.diagrams.both(where, condition)
             if where is self._space.diagrams.no:
                 break
-        if unsayable and isinstance(rule.action, Continue):
-            return self._space.diagrams.no, ""  # whether it is counted is nothing to the packet
+        if unsayable and isinstance(rule.action, Continue | Trace):
+            return self._space.diagrams.no, ""  # whether it is counted or traced is nothing to the packet
         return where, unsayable
 
     def _carried_out(self, rule: Rule, at: RuleAt, trip: Trip) -> tuple[Effects, bool]:

@@ -29,6 +29,7 @@ from rulesets.vocabulary import (
     InIface,
     InIpset,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -46,6 +47,7 @@ from rulesets.vocabulary import (
     Protocol,
     ReadMatch,
     ReceivingSocket,
+    Sampled,
     SetField,
     SocketCgroup,
     SocketOwner,
@@ -136,6 +138,8 @@ class Conditions:
             case OneOf(matches=matches):
                 found = [each for one in matches if (each := self._applying(ruleset, one, header, hook)) is not None]
                 return reduce(self._diagrams.either, found) if found else None
+            case Sampled() | Limited():
+                raise Unsayable("packets are chosen by chance or by their number")
             case Foreign(verbatim=verbatim):
                 raise Unsayable(verbatim)
             case _:

@@ -40,6 +40,7 @@ from rulesets.vocabulary import (
     SetMark,
     Snat,
     Tproxy,
+    Trace,
     family_of,
 )
 
@@ -94,7 +95,7 @@ class Actions:
                 return ((everywhere, made),), ends
             case SetMark() | SetConnMark() | FlipMark() | SaveMark() | RestoreMark():
                 return ((everywhere, self._marked(action, trip, at, tracked=tracked)),), False
-            case Continue() | Jump() | Goto() | Return():
+            case Continue() | Jump() | Goto() | Return() | Trace():
                 return ((everywhere, trip),), False
             case _:
                 assert_never(action)

@@ -20,6 +20,7 @@ from rulesets.vocabulary import (
     InIface,
     InIpset,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Match,
@@ -37,6 +38,7 @@ from rulesets.vocabulary import (
     Proto,
     Protocol,
     ReceivingSocket,
+    Sampled,
     SocketCgroup,
     SocketOwner,
     SocketUser,
@@ -105,6 +107,8 @@ def module_of(match: Match) -> tuple[str, int]:
             return "socket", 0
         case SocketCgroup():
             return "cgroup", 0
+        case Sampled() | Limited():
+            raise ModelError("Weir samples and traces with nftables alone, not with iptables")
         case OfFamily() | InSet() | OneOf() | Aside():
             raise ModelError("iptables has no match for a family or a set of nftables', and counts once a rule")
         case Src() | Dst() | InIface() | OutIface() | Proto() | OtherProto() | Foreign():
@@ -172,7 +176,7 @@ def option_of(match: Match) -> str:
             return f"{no}--match-set {name} {','.join(ends)}"
         case Comment(text=text):
             return f"--comment {quoted(text)}"
-        case OfFamily() | InSet() | OneOf() | Aside() | Foreign():
+        case OfFamily() | InSet() | OneOf() | Aside() | Sampled() | Limited() | Foreign():
             raise AssertionError("refused before")
         case _:
             assert_never(match)

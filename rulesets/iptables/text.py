@@ -46,6 +46,7 @@ from rulesets.vocabulary import (
     Snat,
     Src,
     Tproxy,
+    Trace,
 )
 
 _HEAD: dict[type[Match], int] = {Src: 0, Dst: 1, InIface: 2, OutIface: 3, Proto: 4, OtherProto: 4}
@@ -168,6 +169,8 @@ def _target(action: Action, family: Family) -> str:
             )
         case RejectIcmp(code=code):
             return f"-j REJECT --reject-with {code}"
+        case Trace():
+            raise ModelError("Weir samples and traces with nftables alone, not with iptables")
         case Foreign(verbatim=verbatim):
             return verbatim
         case _:

@@ -19,6 +19,7 @@ from rulesets.vocabulary import (
     Foreign,
     InIface,
     InSet,
+    Limited,
     Match,
     ModelError,
     NoTcpFlags,
@@ -32,6 +33,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -41,6 +43,7 @@ from rulesets.vocabulary import (
     Src,
     SrcPort,
     TcpFlags,
+    Trace,
     family_of,
 )
 
@@ -170,6 +173,8 @@ class Rule:
             raise ModelError("a source port stands anywhere but right before the one destination port")
         for match in self.matches:
             self._refuse_match(match)
+            if isinstance(match, Sampled | Limited) and not isinstance(self.action, Trace):
+                raise ModelError("packets are chosen by chance or by their number only to be traced")
         self._refuse_action(protocols[0] if protocols else None, families[0] if families else None)
 
     @staticmethod
@@ -194,6 +199,9 @@ class Rule:
             case SocketCgroup(level=level, cgroup=str(path)):
                 if not CGROUP.fullmatch(path) or level != path.count("/") + 1:
                     raise ModelError(f"{path!r} is no path of a cgroup at level {level}, or none that nft can write")
+            case Sampled(one_in=number) | Limited(per_second=number):
+                if not 0 < number < 2**31:  # nft lists a higher one as a negative number
+                    raise ModelError(f"{number} is not one of 1 to 2147483647")
             case _:
                 pass
 
@@ -218,7 +226,7 @@ class Rule:
             case CtZone(zone=zone):
                 if not 0 < zone < 65536:
                     raise ModelError(f"zone {zone} is not one of 1 to 65535")
-            case Accept() | SetMark() | SetConnMark() | Foreign():
+            case Accept() | SetMark() | SetConnMark() | Trace() | Foreign():
                 pass
             case _:
                 assert_never(self.action)

@@ -147,6 +147,22 @@ def redirect_to_port() -> bytes:
 
 
 @lru_cache(_MANY)
+def by_chance(one_in: int) -> bytes:
+    """Load a number below `one_in`, each as likely as any other, into the first register."""
+    body = be32(c.NFTA_NG_DREG, c.NFT_REG_1) + be32(c.NFTA_NG_MODULUS, one_in)
+    return _expression("numgen", body + be32(c.NFTA_NG_TYPE, c.NFT_NG_RANDOM) + be32(c.NFTA_NG_OFFSET, 0))
+
+
+@lru_cache(_MANY)
+def limit(per_second: int, burst: int) -> bytes:
+    """Go on for no more packets than so many a second."""
+    rate = attribute(c.NFTA_LIMIT_RATE, per_second.to_bytes(8, "big"))
+    unit = attribute(c.NFTA_LIMIT_UNIT, (1).to_bytes(8, "big"))  # seconds
+    body = rate + unit + be32(c.NFTA_LIMIT_BURST, burst)
+    return _expression("limit", body + be32(c.NFTA_LIMIT_TYPE, c.NFT_LIMIT_PKTS) + be32(c.NFTA_LIMIT_FLAGS, 0))
+
+
+@lru_cache(_MANY)
 def reject(kind: int, code: int) -> bytes:
     """Answer that the packet is refused."""
     return _expression("reject", be32(c.NFTA_REJECT_TYPE, kind) + attribute(c.NFTA_REJECT_ICMP_CODE, bytes((code,))))

@@ -24,6 +24,7 @@ from rulesets.vocabulary import (
     Foreign,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -42,6 +43,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -52,6 +54,7 @@ from rulesets.vocabulary import (
     SrcPort,
     TcpFlag,
     TcpFlags,
+    Trace,
     family_of,
 )
 
@@ -143,6 +146,10 @@ class _Writer:
                 self._need_protocol(Protocol.TCP)
                 self.add(e.payload_load(c.NFT_PAYLOAD_TRANSPORT_HEADER, *_TCP_FLAGS))
                 self.add(e.mask(_flags(among), bytes(1)), e.compare(operator, _flags(wanted)))
+            case Sampled(one_in=number):
+                self.add(e.by_chance(number), e.compare(c.NFT_CMP_EQ, bytes(4)))
+            case Limited(per_second=number, burst=burst):
+                self.add(e.limit(number, burst))
             case OneOf():
                 raise ModelError(f"Weir never writes {match}")
             case Foreign():
@@ -170,6 +177,8 @@ class _Writer:
                 self.add(e.load(host16(zone)), e.ct_set(c.NFT_CT_ZONE, direction=c.IP_CT_DIR_ORIGINAL))
             case Reject(reply=reply):
                 self.add(e.reject(*_REPLIES[reply]))
+            case Trace():
+                self.add(e.load(bytes((1,))), e.meta_set(c.NFT_META_NFTRACE))
             case Foreign():
                 raise AssertionError("refused before")
             case _:

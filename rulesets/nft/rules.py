@@ -11,9 +11,10 @@ from rulesets.model.sets import key_of_field
 from rulesets.nft.others import aside_of, their_action, their_match
 from rulesets.nft.read_json import Json
 from rulesets.nft.statements import MISSHAPEN, Unknown
-from rulesets.vocabulary import Action, Aside, Comment, Continue, Foreign, InSet, Match
+from rulesets.vocabulary import Action, Aside, Comment, Continue, Foreign, InSet, Match, Trace
 
 _NOTHING = Count(counts=False)
+_TRACED = Aside(statement=json.dumps({"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}, sort_keys=True))
 _KNOWN = {"family", "table", "chain", "handle", "expr", "comment"}
 # What can end a rule for some packets, as a match does: no verdict, and a packet for which it fails goes on.
 _GATES = frozenset(("match", "limit", "quota", "set", "map", "meter", "ct count", "xt"))
@@ -44,6 +45,8 @@ class Rules:
         counted_by_slug = {"counter": comment} in expressions[-2:-1] and comment in self.counters
         if self.own and counted_by_slug and SLUG.fullmatch(comment):
             matches, action = self._parts([*expressions[:-2], expressions[-1]])
+            if matches and matches[-1] == _TRACED and isinstance(action, Continue):
+                matches, action = matches[:-1], Trace()
             if not any(isinstance(each, Aside) for each in matches) and not isinstance(action, Continue):
                 return Rule(slug=comment, matches=tuple(matches), action=action)
         matches, action = self._parts(expressions)

@@ -19,6 +19,7 @@ from rulesets.vocabulary import (
     Family,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -33,6 +34,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -43,6 +45,7 @@ from rulesets.vocabulary import (
     SrcPort,
     TcpFlag,
     TcpFlags,
+    Trace,
 )
 
 
@@ -59,6 +62,8 @@ def match_of(expression: dict[str, object]) -> Match:
     match expression:
         case {"match": {"op": ">=", "left": {"meta": {"key": "skuid"}}, "right": 0}}:
             return LocalSocket()
+        case {"limit": {"rate": int(rate), "burst": int(burst), "per": "second", **rest}} if not rest:
+            return Limited(per_second=rate, burst=burst)
         case {"match": {"op": "==" | "!=" as operator, "left": dict(left), "right": right, **rest}} if not rest:
             return _compared(left, right, negate=operator == "!=")
         case _:
@@ -81,6 +86,8 @@ def _compared(left: dict[str, object], right: object, *, negate: bool) -> Match:
             # Only where whoever lists puts level and number in: nft leaves the one out and makes a path of the other,
             # of any file under /sys/fs/cgroup that has the number (1.0.6).
             return SocketCgroup(level=level, cgroup=right)
+        case {"numgen": {"mode": "random", "mod": int(number), "offset": 0}}, 0 if not negate:
+            return Sampled(one_in=number)
         case {"fib": {"result": "type", "flags": ["daddr"] | "daddr"}}, "local":
             return LocalAddress(negate=negate)
         case (({"payload": dict()} | {"concat": list()}), str()) if right.startswith("@"):
@@ -171,6 +178,8 @@ def action_of(expression: dict[str, object]) -> Action:
             return Reject(reply=RejectWith.PORT_UNREACHABLE)
         case {"mangle": {"key": {"ct": {"key": "zone", "dir": "original"}}, "value": int(zone)}}:
             return CtZone(zone=zone)
+        case {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}:
+            return Trace()
         case {"mangle": {"key": dict(key), "value": value}} if key == PACKET_MARK:
             return SetMark(mark=_written_mark(key, value))
         case {"mangle": {"key": dict(key), "value": value}} if key == CONNECTION_MARK:

@@ -20,6 +20,7 @@ from rulesets.vocabulary import (
     Foreign,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -35,6 +36,7 @@ from rulesets.vocabulary import (
     ReadMatch,
     Redirect,
     Reject,
+    Sampled,
     SetConnMark,
     SetMark,
     Snat,
@@ -43,6 +45,7 @@ from rulesets.vocabulary import (
     Src,
     SrcPort,
     TcpFlags,
+    Trace,
 )
 
 # How many elements of a set stand on one line.
@@ -235,6 +238,10 @@ def render_match(match: Match) -> str:
             return f"{field} {unequal}@{name}"
         case TcpFlags(among=among, set=wanted):
             return f"tcp flags & ({'|'.join(among)}) {unequal or '== '}{'|'.join(wanted)}"
+        case Sampled(one_in=number):
+            return f"numgen random mod {number} 0"
+        case Limited(per_second=number, burst=burst):
+            return f"limit rate {number}/second burst {burst} packets"
         case OneOf(matches=matches):
             # Each is the field and one value; no value has a space.
             parts = [render_match(each).rpartition(" ") for each in matches]
@@ -266,6 +273,8 @@ def _action(action: Action) -> str:
             return f"ct original zone set {zone}"
         case Reject(reply=reply):
             return f"reject with {reply}"
+        case Trace():
+            return "meta nftrace set 1"
         case Foreign(verbatim=verbatim):
             return f"({verbatim})"
         case _:

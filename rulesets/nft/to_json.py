@@ -30,6 +30,7 @@ from rulesets.vocabulary import (
     Foreign,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -46,6 +47,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -55,6 +57,7 @@ from rulesets.vocabulary import (
     Src,
     SrcPort,
     TcpFlags,
+    Trace,
     family_of,
 )
 
@@ -218,6 +221,10 @@ def _match(match: Match) -> Json:
             left, right = _field(field), f"@{name}"
         case TcpFlags(among=among, set=wanted):
             left, right = {"&": [payload("tcp", "flags"), _flags(among)]}, _flags(wanted)
+        case Sampled(one_in=number):
+            left, right = {"numgen": {"mode": "random", "mod": number, "offset": 0}}, 0
+        case Limited(per_second=number, burst=burst):
+            return {"limit": {"rate": number, "burst": burst, "per": "second"}}
         case OneOf(matches=matches):
             sides = [_sides(_match(each)) for each in matches]
             left, right = sides[0][0], {"set": [value for _, value in sides]}
@@ -266,6 +273,8 @@ def _action(action: Action) -> Json:
             return {"mangle": {"key": {"ct": {"key": "zone", "dir": "original"}}, "value": zone}}
         case Reject(reply=reply):
             return {"reject": _REPLIES[reply]}
+        case Trace():
+            return {"mangle": {"key": {"meta": {"key": "nftrace"}}, "value": 1}}
         case Foreign(verbatim=verbatim):
             return {"foreign": verbatim}
         case _:

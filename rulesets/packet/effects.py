@@ -37,6 +37,7 @@ from rulesets.vocabulary import (
     SetMark,
     Snat,
     Tproxy,
+    Trace,
 )
 
 TRANSLATIONS = Redirect | Dnat | DnatTo | Snat | Masquerade
@@ -91,7 +92,7 @@ def carry_out(action: Action, verdict: Verdict, place: Place, *, tracked: bool) 
             return _before_tracking(action, verdict, place, tracked=tracked)
         case SetMark() | SetConnMark() | FlipMark() | SaveMark() | RestoreMark():
             return _marked(action, verdict, tracked=tracked), False
-        case Continue() | Jump() | Goto() | Return():
+        case Continue() | Jump() | Goto() | Return() | Trace():
             return verdict, False
         case _:
             assert_never(action)

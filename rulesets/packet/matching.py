@@ -17,6 +17,7 @@ from rulesets.vocabulary import (
     Hook,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Match,
@@ -28,6 +29,7 @@ from rulesets.vocabulary import (
     Proto,
     Protocol,
     ReadMatch,
+    Sampled,
     SetField,
     SocketCgroup,
     SocketUser,
@@ -104,6 +106,8 @@ def _found(ruleset: Ruleset, match: Match, packet: Packet, hook: Hook) -> bool:
             return set(packet.tcp_flags) & set(among) == set(wanted)
         case OneOf(matches=matches):
             return any(holds(ruleset, each, packet, hook) for each in matches)
+        case Sampled() | Limited():
+            raise Undecided("packets are chosen by chance or by their number")
         case Foreign(verbatim=verbatim):
             raise Undecided(verbatim)
         case _:

@@ -1,6 +1,6 @@
 """The way of a packet through the chains: which it meets, and in which order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from rulesets.model import Chain, Rule, Ruleset
@@ -10,10 +10,11 @@ from rulesets.packet.matching import holds
 from rulesets.packet.stations import Station, stations
 from rulesets.packet.undecided import Undecided
 from rulesets.packet.values import Fate, Met, Packet, Verdict
-from rulesets.vocabulary import ChainType, ConnState, Continue, Goto, Hook, Jump, Policy, Protocol, Return
+from rulesets.vocabulary import ChainType, ConnState, Continue, Goto, Hook, Jump, Policy, Protocol, Return, Trace
 
 _ICMP = (Protocol.ICMP, Protocol.ICMPV6)
 _Frame = tuple[str, Iterator[tuple[int, Rule]]]
+Route = Callable[[Verdict], Packet | None]
 
 
 def walk(ruleset: Ruleset, packet: Packet) -> Verdict:
@@ -21,8 +22,13 @@ def walk(ruleset: Ruleset, packet: Packet) -> Verdict:
     return walk_together((ruleset,), packet)
 
 
-def walk_together(rulesets: tuple[Ruleset, ...], packet: Packet) -> Verdict:
-    """Take a packet through the chains of several rulesets that are in force at once."""
+def walk_together(rulesets: tuple[Ruleset, ...], packet: Packet, *, route: Route | None = None) -> Verdict:
+    """Take a packet through the chains of several rulesets that are in force at once.
+
+    `route` is asked where the kernel looks up a route on the way: when the packet has arrived, after a ``route`` chain
+    changed its mark, and after its destination was changed on its way out. It returns the packet with the interface
+    that it leaves by, and whether it is delivered here; None where there is no route, and the packet is dropped.
+    """
     met = stations(enumerate(rulesets), packet.family)
     verdict = Verdict(fate=Fate.ACCEPTED, packet=packet, rules=())
     hook: Hook | None = packet.hook
@@ -31,21 +37,37 @@ def walk_together(rulesets: tuple[Ruleset, ...], packet: Packet) -> Verdict:
         mapped = False
         for station in met[hook]:
             chain, asks_nat = station.chain, not mapped and _asks_nat(verdict.packet)
+            there = verdict.packet.destination
             if chain is None:
                 if not asks_nat:
                     verdict = replace(verdict, packet=translated(verdict.packet, hook))
+                if hook is Hook.OUTPUT and verdict.packet.destination != there:
+                    verdict = _routed(verdict, route)
                 continue
             if chain.type is ChainType.NAT and not asks_nat:
                 continue
             before = verdict.packet.mark
             verdict, mapped_here = _through(rulesets[station.ruleset], station, chain, verdict)
             mapped = mapped or mapped_here
+            if verdict.fate is Fate.ACCEPTED and chain.type is ChainType.ROUTE and verdict.packet.mark != before:
+                verdict = _routed(replace(verdict, rerouted=True), route)
+            if mapped_here and hook is Hook.OUTPUT and verdict.packet.destination != there:
+                verdict = _routed(verdict, route)
             if verdict.fate is not Fate.ACCEPTED:
                 return verdict
-            if chain.type is ChainType.ROUTE and verdict.packet.mark != before:
-                verdict = replace(verdict, rerouted=True)
+        if hook is Hook.PREROUTING and not verdict.packet.nat_settled:
+            verdict = _routed(verdict, route)
+            if verdict.fate is not Fate.ACCEPTED:
+                return verdict
         hook = _next(hook, verdict.packet)
     return verdict
+
+
+def _routed(verdict: Verdict, route: Route | None) -> Verdict:
+    if route is None:
+        return verdict
+    packet = route(verdict)
+    return replace(verdict, fate=Fate.DROPPED) if packet is None else replace(verdict, packet=packet)
 
 
 def _next(hook: Hook, packet: Packet) -> Hook | None:
@@ -79,8 +101,10 @@ def _through(ruleset: Ruleset, station: Station, chain: Chain, verdict: Verdict)
             if not _matches(ruleset, rule, seen, chain.hook):
                 continue
         except Undecided as unknown:
-            return replace(verdict, fate=Fate.UNKNOWN, unknown=str(unknown)), False
-        verdict = replace(verdict, rules=(*verdict.rules, Met(chain=name, slug=rule.slug, number=number)))
+            return replace(
+                verdict, fate=Fate.UNKNOWN, unknown=str(unknown), stopped=_met(name, rule, number, station)
+            ), False
+        verdict = replace(verdict, rules=(*verdict.rules, _met(name, rule, number, station)))
         match rule.action:
             case Return():
                 way.pop()
@@ -93,7 +117,14 @@ def _through(ruleset: Ruleset, station: Station, chain: Chain, verdict: Verdict)
                 verdict, ended = carry_out(action, verdict, place, tracked=tracked)
                 if ended:
                     return verdict, isinstance(action, TRANSLATIONS)
-    return verdict if chain.policy is Policy.ACCEPT else replace(verdict, fate=Fate.DROPPED), False
+    if chain.policy is Policy.ACCEPT:
+        return verdict, False
+    return replace(verdict, fate=Fate.DROPPED, stopped=_met(chain.name, None, 0, station)), False
+
+
+def _met(chain: str, rule: Rule | None, number: int, station: Station) -> Met:
+    hook = station.chain.hook if station.chain else None
+    return Met(chain=chain, slug=rule.slug if rule else "", number=number, ruleset=station.ruleset, hook=hook)
 
 
 def _rules(ruleset: Ruleset, chain: str) -> Iterator[tuple[int, Rule]]:
@@ -119,6 +150,6 @@ def _matches(ruleset: Ruleset, rule: Rule, packet: Packet, hook: Hook) -> bool:
             unknown = undecided
     if unknown is None:
         return True
-    if isinstance(rule.action, Continue):
+    if isinstance(rule.action, Continue | Trace):
         return False
     raise unknown

@@ -117,11 +117,16 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Met:
-    """A rule that matched, and where it stands: its chain, and its number there from 1."""
+    """A rule that matched, and where it stands: its chain, and its number there from 1; 0 is the chain's policy.
+
+    `ruleset` is the number of its ruleset among those that are walked together, `hook` where the packet was then.
+    """
 
     chain: str
     slug: str
     number: int = field(default=0, compare=False)
+    ruleset: int = field(default=0, compare=False)
+    hook: Hook | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +137,8 @@ class Verdict:
     connection's addresses or ports were changed, `zone` is the original direction's conntrack zone (0: the default),
     `reply_zone` that of its replies, `rerouted` whether a ``route`` chain changed its mark, `masqueraded` whether the
     leaving interface gives the source, `tproxy` the port to which it is delivered as it is. `UNKNOWN` names the
-    foreign thing that decided in `unknown`.
+    foreign thing that decided in `unknown`. `stopped` is what `rules` doesn't have, for it didn't match: the rule of
+    which nobody can tell, or the chain whose policy dropped the packet.
     """
 
     fate: Fate
@@ -145,6 +151,7 @@ class Verdict:
     masqueraded: bool = False
     tproxy: int | None = None
     unknown: str = ""
+    stopped: Met | None = field(default=None, compare=False)
 
     @property
     def decided_by(self) -> str:

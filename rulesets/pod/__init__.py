@@ -11,7 +11,7 @@ from functools import lru_cache
 
 from rulesets.capture import Capture
 from rulesets.model import Chain, Ruleset, with_counters
-from rulesets.pod import inbound, outbound, proxy, selection
+from rulesets.pod import inbound, outbound, proxy, sampling, selection
 from rulesets.pod.shared import Reason, Stage
 from rulesets.vocabulary import ChainType, Hook
 
@@ -29,6 +29,7 @@ REASONS: dict[Chain, tuple[Reason, ...]] = {
     RAW_OUT: (proxy.by_user, proxy.by_cgroup, proxy.dns_zone),
     MANGLE_OUT: (proxy.reply_to_proxy, proxy.to_app),
     NAT_PRE: (
+        sampling.arriving,
         inbound.virtual_interfaces,
         inbound.not_local,
         inbound.excluded_interfaces,
@@ -42,6 +43,7 @@ REASONS: dict[Chain, tuple[Reason, ...]] = {
         inbound.everything_else,
     ),
     NAT_OUT: (
+        sampling.leaving,
         outbound.from_proxy,
         outbound.excluded_interfaces,
         outbound.dns_udp,

@@ -4,13 +4,25 @@ Every value is immutable and canonical, so that equal rulesets compare equal wit
 the verbatim form of something that has no variant. Only parsing makes one, and nothing that is built equals it.
 """
 
-from rulesets.vocabulary.actions import Accept, Action, CtZone, Dnat, Redirect, Reject, SetConnMark, SetMark, Snat
+from rulesets.vocabulary.actions import (
+    Accept,
+    Action,
+    CtZone,
+    Dnat,
+    Redirect,
+    Reject,
+    SetConnMark,
+    SetMark,
+    Snat,
+    Trace,
+)
 from rulesets.vocabulary.matches import (
     ConnMark,
     Dst,
     DstPort,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Match,
@@ -19,6 +31,7 @@ from rulesets.vocabulary.matches import (
     OutIface,
     PacketMark,
     Proto,
+    Sampled,
     SetField,
     SocketCgroup,
     SocketUser,
@@ -120,6 +133,7 @@ __all__ = [
     "InIpset",
     "InSet",
     "Jump",
+    "Limited",
     "LocalAddress",
     "LocalSocket",
     "Mark",
@@ -151,6 +165,7 @@ __all__ = [
     "RejectWith",
     "RestoreMark",
     "Return",
+    "Sampled",
     "SaveMark",
     "SetConnMark",
     "SetField",
@@ -164,6 +179,7 @@ __all__ = [
     "TcpFlag",
     "TcpFlags",
     "Tproxy",
+    "Trace",
     "family_of",
     "host_network",
 ]

@@ -60,4 +60,9 @@ class Reject:
     reply: RejectWith
 
 
-Action = Accept | Redirect | Dnat | Snat | SetMark | SetConnMark | CtZone | Reject | ReadAction | Foreign
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """The kernel tells of every rule that the packet meets from here on (``meta nftrace set 1``); nothing else."""
+
+
+Action = Accept | Redirect | Dnat | Snat | SetMark | SetConnMark | CtZone | Reject | Trace | ReadAction | Foreign

@@ -183,7 +183,23 @@ class OneOf:
             raise ModelError("an anonymous set holds values, and neither sets nor negations")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """The packet is one of so many, by chance (``numgen random mod N == 0``)."""
+
+    one_in: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limited:
+    """No more packets than so many a second have come here, `burst` of them at once (``limit rate``)."""
+
+    per_second: int
+    burst: int
+
+
 Match = (
     OfFamily | Proto | Src | Dst | SrcPort | DstPort | InIface | OutIface | PacketMark | ConnMark
-    | SocketUser | SocketCgroup | LocalSocket | LocalAddress | InSet | TcpFlags | OneOf | ReadMatch | Foreign
+    | SocketUser | SocketCgroup | LocalSocket | LocalAddress | InSet | TcpFlags | OneOf | Sampled | Limited
+    | ReadMatch | Foreign
 )  # fmt: skip
