@@ -13,7 +13,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from agent.errors import ConfigError
+from agent.observe.limits import Guard, Limits, Site
 
+LIMITS = Limits()
 http_log = logging.getLogger("weir.http")
 # That somebody sent what is no HTTP is answered, and is no news; an error of ours is.
 http_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
@@ -68,6 +70,7 @@ async def serve(
     registry: CollectorRegistry,
     ready: Callable[[], str] | None,
     count: Callable[[], Awaitable[None]] | None = None,
+    limits: Limits = LIMITS,
 ) -> web.AppRunner | None:
     """Listen; the runner's `cleanup` ends it. `ready` returns why the daemon isn't ready; empty when it is.
 
@@ -91,16 +94,18 @@ async def serve(
         reason = ready() if ready is not None else ""
         return web.Response(text=f"{reason or 'ready'}\n", status=503 if reason else 200)
 
-    served = web.Application()
+    guard = Guard(limits)
+    served = web.Application(middlewares=[guard.middleware])
     served.router.add_get("/metrics", metrics)
     if ready is not None:
         served.router.add_get("/healthz", healthz)
         served.router.add_get("/readyz", readyz)
-    runner = web.AppRunner(served, access_log=None, shutdown_timeout=1.0, logger=http_log)
+    runner = web.AppRunner(
+        served, access_log=None, shutdown_timeout=1.0, logger=http_log, keepalive_timeout=limits.idle
+    )
     await runner.setup()
-    site = web.UnixSite(runner, str(listen.path)) if listen.path else web.TCPSite(runner, listen.host, listen.port)
     try:
-        await site.start()
+        await Site(runner, guard, listen.path or (listen.host, listen.port)).start()
     except OSError as error:
         await runner.cleanup()
         where = listen.path or f"{listen.host}:{listen.port}"

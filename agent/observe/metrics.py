@@ -6,6 +6,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agent.observe import spans
+from agent.observe.span_metrics import Spans
 from agent.targets import Captured, Outcome, State
 from rulesets import model
 
@@ -46,11 +48,13 @@ class Metrics:
             self._read_backs.labels(equal=equal)
         ProcessCollector(registry=self.registry)
         self.registry.register(_Targets(counted, most))
+        if (tracer := spans.tracer()) is not None:
+            self.registry.register(Spans(tracer))
 
     def count(self, outcome: Outcome) -> None:
         """Count a pass that has ended."""
         self._passes.labels(state=outcome.state).inc()
-        self._seconds.observe(outcome.seconds)
+        self._seconds.observe(outcome.seconds, exemplar=spans.exemplar())
         self._taken_over.inc(outcome.taken_over)
         if outcome.plan and outcome.state in (State.APPLIED, State.DEGRADED, State.REMOVED):
             self._changes.inc()
