@@ -8,7 +8,7 @@ import sys
 import traceback
 from types import FrameType
 
-from netns_tests.demo import capturing, keeping, leaving, releasing
+from netns_tests.demo import capturing, keeping, leaving, releasing, seeing
 from netns_tests.demo.command import ENDING, WEIR
 from netns_tests.demo.screen import ClaimFailed, Screen
 from netns_tests.demo.stage import Stage
@@ -23,6 +23,7 @@ SCENES = (
     ("Every rule counts", keeping.count),
     ("Letting go, without cutting anybody off", releasing.remove),
     ("Leaving iptables, without a reboot", leaving.migrate),
+    ("What happened, and why", seeing.explain),
 )
 
 
