@@ -51,6 +51,8 @@ def settle(diag: SocketDiag, conntrack: Conntrack, capture: Capture, before: Rul
     With None for `before`, whatever those may have been. It can be repeated.
     """
     if capture.established is Established.KEEP:
+        if not conntrack.count():
+            return 0  # as where a pod starts
         streams.mark_kept(diag, conntrack, capture, desired)
     else:
         streams.end_uncaptured(diag, conntrack, capture, desired)

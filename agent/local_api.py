@@ -1,11 +1,15 @@
 """The unix socket on which commands reach a running daemon: HTTP with JSON, mode 0600, peer's user checked.
 
     GET  /v1/status                                   {"targets": [report...], "file": ..., "file_error": ...}
+    GET  /v1/status?figures=1                         and "figures": {"at": seconds, "targets": {name: {"new",
+                                                      "packets", "applies", "drifts", "connections", "direct",
+                                                      "invalid"}}}: as of now, null where unknown; `daemon.figures`
     POST /v1/apply   {"targets": [name...]}           want them again, wait for a pass each
     POST /v1/remove  {"targets": [name...], "drain": seconds}   want nothing there until apply; wait until it is so
     POST /v1/held    {"identity": "device:inode"}     {"target": name}: who holds that namespace; empty: nobody
 
-Names that the daemon doesn't know are left out of its answer.
+Names that the daemon doesn't know are left out of its answer. What headers say of a trace (traceparent, or B3) is where
+that of an apply or a remove goes on; a command sends what TRACEPARENT and TRACESTATE of its environment say.
 An answer that isn't 200 has {"error": text, "hint": text}.
 """
 
@@ -37,6 +41,9 @@ class Daemon(Protocol):
 
     def status(self) -> dict[str, object]:
         """Return the status document."""
+
+    async def figures(self) -> dict[str, object]:
+        """Return what is counted of each target, as of now: `agent.daemon.figures`."""
 
     def holder(self, identity: str) -> str:
         """Return the name of the target whose namespace this is, or an empty text."""
@@ -75,6 +82,8 @@ def application(daemon: Daemon) -> "web.Application":
     """Return the server's routes."""
     from aiohttp import web
 
+    from agent.observe import spans
+
     @web.middleware
     async def guarded(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -90,16 +99,20 @@ def application(daemon: Daemon) -> "web.Application":
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             return web.json_response({"error": f"request not understood: {error!r}", "hint": ""}, status=400)
 
-    async def status(_request: web.Request) -> web.Response:
-        return web.json_response(daemon.status())
+    async def status(request: web.Request) -> web.Response:
+        figures = {"figures": await daemon.figures()} if request.query.get("figures") == "1" else {}
+        return web.json_response({**daemon.status(), **figures})
 
     async def apply(request: web.Request) -> web.Response:
         names = _names(await request.json())
-        return web.json_response(_documents(await daemon.apply(names)))
+        with spans.asking(request.headers.items(), names):
+            return web.json_response(_documents(await daemon.apply(names)))
 
     async def remove(request: web.Request) -> web.Response:
         asked = await request.json()
-        return web.json_response(_documents(await daemon.remove(_names(asked), _drain(asked))))
+        names, drain = _names(asked), _drain(asked)
+        with spans.asking(request.headers.items(), names):
+            return web.json_response(_documents(await daemon.remove(names, drain)))
 
     async def held(request: web.Request) -> web.Response:
         return web.json_response({"target": daemon.holder(str((await request.json())["identity"]))})
@@ -166,9 +179,9 @@ class Client:
                 return 0
         return int(_SO_PEERCRED.unpack(told)[0])
 
-    def status(self) -> dict[str, object]:
-        """Return the daemon's status document."""
-        return self._ask("GET", "/v1/status", None, _SOON)
+    def status(self, *, figures: bool = False) -> dict[str, object]:
+        """Return the daemon's status document, with what is counted of each target where `figures` are asked for."""
+        return self._ask("GET", "/v1/status?figures=1" if figures else "/v1/status", None, _SOON)
 
     def apply(self, names: tuple[str, ...]) -> tuple[Report, ...]:
         """Have targets captured, and return how they fared."""
@@ -187,7 +200,7 @@ class Client:
     ) -> dict[str, object]:
         connection = _UnixConnection(self._path, timeout)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body))
+            connection.request(method, path, None if body is None else json.dumps(body), _of_trace())
             answer = connection.getresponse()
             document = json.loads(answer.read(64 * _MOST_BYTES))
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -202,6 +215,12 @@ class Client:
         if answer.status != http.client.OK:
             raise DaemonError(str(document.get("error", answer.reason)), hint=str(document.get("hint", "")))
         return document
+
+
+def _of_trace() -> dict[str, str]:
+    """Return the headers of the trace that a command is part of, where whoever started it says so."""
+    said = {name: os.environ.get(name.upper(), "") for name in ("traceparent", "tracestate")}
+    return {name: text for name, text in said.items() if text and text.isascii() and text.isprintable()}
 
 
 def _reports(document: Mapping[str, object]) -> tuple[Report, ...]:

@@ -64,7 +64,7 @@ def observe(handle: Handle, target: Target, *, listeners: frozenset[Listener] | 
                 listeners = diag.listening_ports()
         # Of all tables where nothing is wanted; else of few, which costs the same however many routes there are.
         wanted = None if isinstance(target.wish, Absent) else target.wish.capture.route_table
-        state, rules_and_routes = ipv6.state(), routing.read(wanted)
+        state, rules_and_routes = ipv6.asked(), routing.read(wanted)
     return Observed(
         ruleset=_rules(handle, target),
         routing=rules_and_routes,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agent.errors import FeatureMissing
 from agent.kernel.conntrack import Conntrack, Flow, FlowTuple
-from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState, endpoint
+from agent.kernel.sockets import OPEN_STATES, SocketDiag, TcpSocket, TcpState, endpoint, tcp_count
 from agent.place import Place, outgoing
 from rulesets.capture import Capture
 from rulesets.model import Ruleset
@@ -113,6 +113,9 @@ def quiet(diag: SocketDiag, capture: Capture) -> bool:
     Then rules may capture at once: nothing is under way that they could cut.
     """
     proxy = {*capture.proxy_ports.values(), capture.hbone_port}
+    listening = diag.tcp_sockets({TcpState.LISTEN})
+    if all(each.local_port in proxy for each in listening) and tcp_count() == len(listening):
+        return True  # as where a pod starts: to look at each would be a walk over the sockets of the whole node
     sockets = diag.tcp_sockets(OPEN_STATES | {TcpState.TIME_WAIT, TcpState.LISTEN})
     return all(each.state is TcpState.LISTEN and each.local_port in proxy for each in sockets)
 

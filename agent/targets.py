@@ -33,17 +33,25 @@ class Absent:
 Wish = Captured | Absent
 
 
+class Observation(StrEnum):
+    """What a target is watched for only where its settings ask for it, since it costs something."""
+
+    CONNECTIONS = "connections"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """One namespace and the wish for it. `netns` is as written: NAME, a path, ``pid:N``, or ``host``.
 
-    `migrate`: a daemon is to put Weir's rules in the place of another agent's that it finds there.
+    `migrate`: a daemon is to put Weir's rules in the place of another agent's that it finds there. `observe` is what it
+    is to watch there beyond what costs next to nothing.
     """
 
     name: str
     netns: str
     wish: Wish
     migrate: bool = False
+    observe: tuple[Observation, ...] = ()
 
     @property
     def table(self) -> str:

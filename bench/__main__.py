@@ -10,7 +10,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType, ModuleType
 
-from bench import apply, chart, cni, encode, machine, memory, noop, reapply, scale, startup
+from bench import (
+    apply,
+    chart,
+    cni,
+    drift,
+    encode,
+    events,
+    machine,
+    memory,
+    noop,
+    reapply,
+    sampled,
+    scale,
+    scrape,
+    startup,
+)
 from bench.report import Report
 
 BENCHES: dict[str, ModuleType] = {
@@ -22,6 +37,10 @@ BENCHES: dict[str, ModuleType] = {
     "encode": encode,
     "startup": startup,
     "cni": cni,
+    "drift": drift,
+    "sampling": sampled,
+    "scrape": scrape,
+    "events": events,
 }
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -1,6 +1,8 @@
 """``cni``: what a pod's start waits for, and what the agent of a node with 500 pods takes."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from bench.report import Goal, Report, again
 from bench.sampling import Result, Variant, interleaved
 from netns_tests.node.stage import Node, Pod, bridge
 from tests.cni import AMBIENT
+from tests.packages import ROOT
 
 ROUNDS = 100
 PODS = 500
@@ -23,7 +26,9 @@ _PATIENCE, _REST, _STILL = 120.0, 1.0, 65536  # seconds, seconds, bytes
 _LOOKED_AT = 10  # pods whose tables must be the same after a restart, down to the handles of their rules
 
 ADD, OUTSIDE, PEER = "ADD, captured", "ADD, pod not ambient", "bridge and host-local alone"
-BURST, RESTART = f"{AT_ONCE} ADDs at once, each", "restart, exec to whole snapshot"
+FLOOR = "a Go program that does nothing"
+BURST, FLOORS = f"{AT_ONCE} ADDs at once, each", f"{AT_ONCE} Go programs that do nothing, each"
+RESTART = "restart, exec to whole snapshot"
 
 
 class Proxy:
@@ -58,10 +63,15 @@ def run(rounds: int, pods: int = PODS, at_once: int = AT_ONCE, restarts: int = R
         node.agent.start()
         proxy = stack.enter_context(Proxy(node.agent.zds))
         proxy.snapshot()
-        found = _alone(node, rounds)
-        bursts = [each for _ in range(BURSTS) for each in _together(node, at_once)]
+        idler = {"type": "idle", "program": str(_idler())}
+        found = _alone(node, rounds, idler)
+        bursts, floors = list[float](), list[float]()
+        for _ in range(BURSTS):
+            pods_at_once = _burst(node, at_once)
+            floors += _each(node, pods_at_once, idler)
+            bursts += _seconds(node, pods_at_once)
         while len(node.pods) < pods:
-            _together(node, min(at_once, pods - len(node.pods)))
+            _seconds(node, _burst(node, min(at_once, pods - len(node.pods))))
         for name in list(node.pods)[pods:]:
             node.api.delete("pods", "shop", name)
         node.wait_for("captured", *(each for each in list(node.pods)[:pods] if not each.startswith("outside")))
@@ -70,6 +80,7 @@ def run(rounds: int, pods: int = PODS, at_once: int = AT_ONCE, restarts: int = R
         samples, kept = _restarts(node, proxy, restarts)
     found |= {
         BURST: Result(name=BURST, samples=tuple(bursts)),
+        FLOORS: Result(name=FLOORS, samples=tuple(floors)),
         RESTART: Result(name=RESTART, samples=tuple(samples)),
     }
     return Report(
@@ -87,15 +98,27 @@ def run(rounds: int, pods: int = PODS, at_once: int = AT_ONCE, restarts: int = R
             Goal(what="idle, of a core", found=resting * 100, wanted=0.5, unit="%"),
         ),
         twins=((ADD, again(ADD)),),
-        parts=frozenset((BURST, RESTART)),
+        parts=frozenset((BURST, FLOORS, RESTART)),
         notes=(
+            f"{FLOORS}, with the processors to themselves: p99 {_percentile(floors, 99) * 1e3:.3g} ms",
             "ADD: from the start of the plugin to its end, with the proxy's acknowledgement; the API stands in memory",
             f"Istio's agent with native nftables, elsewhere: ADD 101 ms, restart with {PODS} pods 37 s, 75 MB",
         ),
     )
 
 
-def _alone(node: Node, rounds: int) -> dict[str, Result]:
+def _idler() -> Path:
+    """Return a Go program that does nothing, built as ./dev builds the plugin."""
+    made, source = ROOT / "build/idle", ROOT / "build/idle.go"
+    source.write_text("package main\n\nfunc main() {}\n")
+    go = shutil.which("go") or "/usr/local/go/bin/go"
+    options = ["-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(made)]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local"}
+    subprocess.run([go, "build", *options, str(source)], env=environment, check=True)
+    return made
+
+
+def _alone(node: Node, rounds: int, idler: Mapping[str, Any]) -> dict[str, Result]:
     """Return the samples of pods that start one at a time."""
     numbers = iter(range(10**6))
 
@@ -106,6 +129,14 @@ def _alone(node: Node, rounds: int) -> dict[str, Result]:
 
         return sample
 
+    def floor() -> Mapping[str, float]:
+        # Just after a pod was made, as a plugin is started: this one is of no use, and never starts.
+        (pod,) = node.create(name := f"idle-{next(numbers)}")
+        (seconds,) = _each(node, [pod], idler)
+        node.api.delete("pods", "shop", name)
+        del node.pods[name]
+        return {FLOOR: seconds}
+
     def peer() -> Mapping[str, float]:
         (pod,) = node.create(name := f"bridged-{next(numbers)}")
         ((done,),) = node.add([pod], bridge())
@@ -115,13 +146,12 @@ def _alone(node: Node, rounds: int) -> dict[str, Result]:
         return {PEER: done["seconds"]}
 
     none = {"istio.io/dataplane-mode": "none"}
-    return interleaved([weirs(ADD, {}), weirs(again(ADD), {}), weirs(OUTSIDE, none), peer], rounds)
+    return interleaved([weirs(ADD, {}), weirs(again(ADD), {}), weirs(OUTSIDE, none), floor, peer], rounds)
 
 
-def _together(node: Node, count: int) -> list[float]:
+def _burst(node: Node, count: int) -> list[Pod]:
     first = len(node.pods)
-    pods = _made(node, [f"burst-{first + number}" for number in range(count)], {})
-    return _seconds(node, pods)
+    return _made(node, [f"burst-{first + number}" for number in range(count)], {})
 
 
 def _made(node: Node, names: Sequence[str], labels: Mapping[str, str]) -> list[Pod]:
@@ -145,10 +175,15 @@ def _addresses(number: int) -> tuple[str, str]:
 
 def _seconds(node: Node, pods: Sequence[Pod]) -> list[float]:
     """Return what the plugin took for each of these pods, all started at once."""
-    answers = [done for (done,) in node.add(pods, node.plugin())]
+    seconds = _each(node, pods, node.plugin())
+    node.running(*pods)
+    return seconds
+
+
+def _each(node: Node, pods: Sequence[Pod], plugin: Mapping[str, Any]) -> list[float]:
+    answers = [done for (done,) in node.add(pods, plugin)]
     for each in answers:
         assert each["code"] == 0, f"{each['out']}{each['err']}\n{node.agent.log[-2000:]}"
-    node.running(*pods)
     return [float(each["seconds"]) for each in answers]
 
 

@@ -14,20 +14,30 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import TextIO
 
 ACCOUNT = Path(os.environ.get("SERVICE_ACCOUNT", "/var/run/secrets/kubernetes.io/serviceaccount"))
 PAUSE = 0.5  # seconds between two looks
 _GONE = 404
+# For now only: an API that is starting, is asked too much, or has the object written by somebody else at this moment.
+_LATER = frozenset({408, 409, 429, 500, 502, 503, 504})
 
 
 class Refused(Exception):
     """The API says no, with its own words."""
 
 
+class Later(Refused):
+    """The API says no, and may say something else a moment later."""
+
+
 def ask(method: str, path: str, body: object = None) -> dict[str, object] | None:
-    """Return what the API answers; None where there is no such object. Raises `Refused`, and `OSError`."""
+    """Return what the API answers; None where there is no such object.
+
+    Raises `Refused`; and `OSError`, `ValueError` or `HTTPException` where there was no answer, or half of one.
+    """
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     request = urllib.request.Request(
         f"https://{f'[{host}]' if ':' in host else host}:{port}{path}",
@@ -46,7 +56,8 @@ def ask(method: str, path: str, body: object = None) -> dict[str, object] | None
     except urllib.error.HTTPError as error:
         if error.code == _GONE:
             return None
-        raise Refused(f"{method} {path}: {error.code} {error.read(4096).decode(errors='replace')}") from None
+        kind = Later if error.code in _LATER else Refused
+        raise kind(f"{method} {path}: {error.code} {error.read(4096).decode(errors='replace')}") from None
 
 
 def path_of(namespace: str, name: str) -> str:
@@ -102,10 +113,12 @@ def main(arguments: list[str]) -> int:
     while True:
         try:
             why = TASKS[task](namespace, name)
+        except Later as error:
+            why = f"the API can't answer yet: {error}"
         except (Refused, KeyError) as error:
             _say(f"{task}: {error}", sys.stderr)
             return 2
-        except OSError as error:
+        except (OSError, ValueError, HTTPException) as error:
             why = f"the API isn't to be reached: {error}"
         if not why:
             _say(f"{task}: DaemonSet {namespace}/{name}: done")

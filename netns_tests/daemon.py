@@ -110,16 +110,21 @@ class Daemon:
     """The daemon and what belongs to it. Use it in a `with` block: then it is killed at the end, also with the test."""
 
     def __init__(
-        self, directory: Path, text: str, *arguments: str, environment: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        text: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> None:
-        """Write the file; nothing runs before `start`."""
+        """Write the file; nothing runs before `start`, which goes through a command that becomes the daemon."""
         self.directory = directory / "run"
         self.file = directory / "weir.toml"
         self.file.write_text(text)
         self.http = directory / "http.sock"
         self.log_file = directory / "log"
         # The kernel kills it when the test process dies, however that happens.
-        prefix = ("setpriv", "--pdeathsig", "KILL")
+        prefix = (*through, "setpriv", "--pdeathsig", "KILL")
         self.weir = Command(self.directory, environment=environment)
         self._started = Command(self.directory, prefix=prefix, environment=environment)
         self._arguments = ("daemon", "--file", str(self.file), "--listen", f"unix:{self.http}", *arguments)

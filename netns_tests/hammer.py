@@ -111,8 +111,12 @@ class Hammer:
         mark: int | None = None,
         user: int | None = None,
         timeout: float = SECONDS_TO_ANSWER,
+        pause: float = 0.0,
     ) -> None:
-        """Take the namespace, an `EchoServer`'s address, and how many connections in all (`None`: until stopped)."""
+        """Take the namespace, an `EchoServer`'s address, and how many connections in all (`None`: until stopped).
+
+        `pause` is how long, in seconds, each client waits between two connections.
+        """
         self._place = place
         self._target = target
         self._clients = clients
@@ -120,6 +124,7 @@ class Hammer:
         self._mark = mark
         self._user = user
         self._timeout = timeout
+        self._pause = pause
         self._loop = Loop()
         self._attempts: list[Attempt] = []
         self._open = 0
@@ -174,7 +179,10 @@ class Hammer:
     def _finish(self, attempt: Attempt) -> None:
         self._attempts.append(attempt)
         self._open -= 1
-        self._next()
+        if self._pause:
+            self._loop.after(self._pause, self._next)
+        else:
+            self._next()
 
 
 class _Attempt:

@@ -118,6 +118,7 @@ class Ztunnel:
         self._path: str = options.socket
         self._drain: float = options.drain
         self._longest_wait: float = options.longest_wait
+        self._ready: Path | None = options.ready
         self._served = Served(listens=not options.no_listeners)
         self._served.refusing.update(options.refuse)
         self._rules = Rules(self._served.start, self._served.stop)
@@ -202,6 +203,8 @@ class Ztunnel:
             ready=self._rules.ready,
             serving=len(self._rules.serving),
         )
+        if self._ready and self._rules.ready:
+            self._ready.touch()
         return said
 
     def _obey(self) -> None:
@@ -252,6 +255,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--drain", type=float, default=0.0, help="seconds for streams to end after SIGTERM")
     parser.add_argument("--longest-wait", type=float, default=LONGEST_WAIT, help="between two tries to connect")
+    parser.add_argument("--ready", type=Path, metavar="FILE", help="make this file when every pod is known")
     options = parser.parse_args(arguments)
     if options.user is not None:
         os.setuid(options.user)

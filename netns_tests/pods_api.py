@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from agent.errors import DaemonError
+from agent.sources.kubernetes.api import Presence
 from agent.sources.kubernetes.facts import DATAPLANE_MODE, REDIRECTION, Namespace, Pod
 from agent.sources.kubernetes.informer import ApiState
 from agent.sources.kubernetes.sandboxes import Sandbox, Unfit, Why, look
@@ -85,8 +86,8 @@ class Api:
     async def event(self, pod: Pod, reason: str, note: str, *, warning: bool) -> None:
         self.events.append((pod.name, reason, note))
 
-    async def daemon_set(self, namespace: str, name: str) -> bool | None:
-        return True
+    async def daemon_set(self, namespace: str, name: str) -> Presence:
+        return Presence.THERE
 
     async def sidecars_elsewhere(self, most: int = 500) -> tuple[Pod, ...]:
         return ()

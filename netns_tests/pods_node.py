@@ -13,8 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from prometheus_client import CollectorRegistry
+
 from agent.cni.protocol import Request
 from agent.daemon.cluster import Cluster, Sources, Surroundings, listener_of
+from agent.daemon.drifting import Drifting
 from agent.daemon.keeper import Keeper
 from agent.daemon.node_settings import NodeSettings
 from agent.daemon.threads import Threads
@@ -75,7 +78,7 @@ class Node:
 
     async def _start(self) -> None:
         threads = Threads(workers=self._workers, afterwards=self._afterwards)
-        records = Records(self.folder, by_daemon=True)
+        records, drifting = Records(self.folder, by_daemon=True), Drifting(CollectorRegistry())
         self.keeper = Keeper(
             threads=threads,
             flags=None,
@@ -84,6 +87,7 @@ class Node:
             drain=self._drain,
             observe=self._passed,
             observe_read_back=self._passed,
+            told=drifting,
         )
         self.keeper.take(())
         around = Surroundings(
@@ -99,6 +103,7 @@ class Node:
         sources = await self._sources() if self._sources else self._told()
         listener = listener_of(self._settings, self.folder)
         self.cluster = Cluster(self._settings, around, sources, self._defaults, listener)
+        drifting.event, self.cluster.probes.drifted = self.cluster.pods.drifted, drifting.on_node
         await self.cluster.start()
 
     def _told(self) -> Sources:
@@ -175,7 +180,14 @@ class Node:
     # The container runtime.
 
     def ask(
-        self, verb: str, pod: Pod, host: Host | None, *, container: str = "c0ffee", **fields: Any
+        self,
+        verb: str,
+        pod: Pod,
+        host: Host | None,
+        *,
+        container: str = "c0ffee",
+        headers: Mapping[str, str] | None = None,
+        **fields: Any,
     ) -> tuple[int, Any]:
         """Ask as the plugin does; return the status and the answer."""
         asked = {
@@ -188,7 +200,8 @@ class Node:
             "addresses": [] if host is None else [f"{host.v4}/24", f"{host.v6}/64"],
             **fields,
         }
-        status, text = unix_request(self.folder / "cni.sock", "POST", f"/v1/cni/{verb}", json.dumps(asked).encode())
+        body = json.dumps(asked).encode()
+        status, text = unix_request(self.folder / "cni.sock", "POST", f"/v1/cni/{verb}", body, headers)
         return status, json.loads(text)
 
     def add(self, pod: Pod, host: Host, **fields: Any) -> tuple[int, Any]:

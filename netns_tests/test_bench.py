@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as command
-from bench import apply, cni, encode, memory, noop, peers, reapply, scale
+from bench import apply, cni, drift, encode, events, memory, noop, peers, reapply, sampled, scale, scrape
 from bench.floor import Floor, built
 from bench.places import Supply
 from bench.report import Report
@@ -46,9 +46,23 @@ def test_noop() -> None:
     check(noop.run(1, namespaces=4), goals=1)
 
 
+def test_sampling() -> None:
+    check(sampled.run(1), goals=2)
+
+
 def test_memory() -> None:
     report = memory.run(1, namespaces=4)
     assert report.result(report.subject).p50 > 2**20
+    assert json.dumps(report.document())
+
+
+def test_scrape() -> None:
+    check(scrape.run(1, namespaces=6), goals=2)
+
+
+def test_events() -> None:
+    report = events.run(1, seconds=0.1)
+    assert report.result(report.subject).p50 > 0
     assert json.dumps(report.document())
 
 
@@ -59,6 +73,10 @@ def test_encode() -> None:
 @pytest.mark.timeout(600)  # the first one builds the plugin
 def test_cni() -> None:
     check(cni.run(3, pods=12, at_once=4, restarts=1, idle=0.1), goals=7)
+
+
+def test_drift() -> None:
+    check(drift.run(1, namespaces=3, flushes=20), goals=3)
 
 
 def test_the_command_writes_what_it_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

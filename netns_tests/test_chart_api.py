@@ -13,7 +13,7 @@ import yaml
 
 from agent.cni import kubeconfig
 from agent.errors import ApiError
-from agent.sources.kubernetes.api import Api, Written
+from agent.sources.kubernetes.api import Api, Presence, Written
 from agent.sources.kubernetes.informer import Informer
 from netns_tests.kubernetes.api_server import ApiServer, Refused
 from netns_tests.kubernetes.objects import add_pod, pod_path
@@ -132,7 +132,7 @@ async def answers(configuration: Path, namespace: str) -> dict[tuple[str, str], 
         pod = await api.pod(namespace, "web")
         assert pod is not None
         assert await api.namespace(namespace) is not None
-        assert await api.daemon_set(NAMESPACE, "weir") is True
+        assert await api.daemon_set(NAMESPACE, "weir") is Presence.THERE
         await api.sidecars_elsewhere()
         assert await api.redirect_state(pod, "enabled") == Written()
         await api.event(pod, "Captured", "said by a test", warning=False)
@@ -282,13 +282,13 @@ def test_an_uninstall_deletes_the_agents_first_and_waits_for_them(release: ApiSe
     # That is what an agent sees, which tells this from an update.
     api = Api.open(account(release, "weir"), node=NODE)
 
-    async def there() -> bool | None:
+    async def there() -> Presence:
         try:
             return await api.daemon_set(NAMESPACE, "weir")
         finally:
             await api.close()
 
-    assert asyncio.run(there()) is False
+    assert asyncio.run(there()) is Presence.GONE
     release.patch(DAEMON_SET, {"metadata": {"finalizers": None}})
     done = hooks("uninstall", seconds=60)
     assert (done.returncode, done.stderr) == (0, ""), done

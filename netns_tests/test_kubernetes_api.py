@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.errors import ApiError
-from agent.sources.kubernetes.api import Gone, Written
+from agent.sources.kubernetes.api import Gone, Presence, Written
 from agent.sources.kubernetes.facts import REDIRECTION, Pod
 from netns_tests.kubernetes.api_server import ApiServer
 from netns_tests.kubernetes.informing import Informing
@@ -155,20 +155,24 @@ def test_sidecars_are_found_wherever_they_run(api_server: ApiServer, shop: str, 
 def test_a_daemon_set_is_there_or_going(api_server: ApiServer, shop: str, stack: ExitStack) -> None:
     get = {"apiGroups": ["apps"], "resources": ["daemonsets"], "verbs": ["get"], "resourceNames": ["weir"]}
     agent = _agent(api_server, shop, stack, (*RULES, get))
-    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is False
+    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is Presence.GONE
     daemon_set(api_server, shop, finalizers=["example.com/held"])
-    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is True
-    assert agent.ask(lambda api: api.daemon_set(shop, "misnamed")) is None
+    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is Presence.THERE
+    assert agent.ask(lambda api: api.daemon_set(shop, "misnamed")) is Presence.UNKNOWN
     api_server.ask("DELETE", f"/apis/apps/v1/namespaces/{shop}/daemonsets/weir")
-    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is False
+    assert agent.ask(lambda api: api.daemon_set(shop, "weir")) is Presence.GONE
     path = f"/apis/apps/v1/namespaces/{shop}/daemonsets/weir"
     api_server.patch(path, {"metadata": {"finalizers": None}})
 
     daemon_set(api_server, shop)
     api_server.ask("DELETE", f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{shop}-weir")
-    agent.until(lambda: agent.ask(lambda api: api.daemon_set(shop, "weir")) is False, "all rights are gone")
+    agent.until(
+        lambda: agent.ask(lambda api: api.daemon_set(shop, "weir")) is Presence.FORBIDDEN, "all rights are gone"
+    )
     api_server.ask("DELETE", f"/api/v1/namespaces/{shop}/serviceaccounts/weir")
-    agent.until(lambda: agent.ask(lambda api: api.daemon_set(shop, "weir")) is False, "the account is gone")
+    agent.until(
+        lambda: agent.ask(lambda api: api.daemon_set(shop, "weir")) is not Presence.THERE, "the account is gone"
+    )
 
 
 def _works(does: Callable[[], object]) -> object:
@@ -273,7 +277,7 @@ def test_an_api_that_is_away_is_said_in_time(api_server: ApiServer, shop: str, w
         with pytest.raises(ApiError, match="GET https://") as refusal:
             weir.ask(lambda api: api.pod(shop, "web"))
         assert refusal.value.status == 0
-        assert weir.ask(lambda api: api.daemon_set(shop, "weir")) is None
+        assert weir.ask(lambda api: api.daemon_set(shop, "weir")) is Presence.UNKNOWN
     finally:
         api_server.start()
     assert weir.ask(lambda api: api.pod(shop, "web")) is None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from agent.drift import Kind
 from agent.pods import probes
 from netns_tests.namespace import Namespace
 from netns_tests.probing import Probing, elements
@@ -40,6 +41,11 @@ def test_what_others_do_to_a_table_that_nobody_owns_is_mended(node: Namespace, b
             node.nft(BLOWS[blow])
             eventually(lambda: _listed(node) == before, f"{blow} is mended")
         assert life.mended() >= 1
+        # The kernel tells who did it; once all three blows came between two looks, once is enough.
+        eventually(lambda: life.probes.drifts, "it is told")
+        drift = life.probes.drifts[-1]
+        assert (drift.kind, drift.culprit and drift.culprit.name) == (Kind.NODE_ELEMENT, "nft")
+        assert drift.said.startswith(f"table inet {HOST_TABLE} was changed: ")
         life.put("a", "10.0.1.2", "fd00:1::2")
         assert _listed(node) == before
 

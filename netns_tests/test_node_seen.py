@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >> {calls}
 case "$*" in
 *"get pod "*) echo node-1 ;;
-*"get pods "*) echo "istio-system weir-abcde node-1" ;;
+*"get pods "*) echo "istio-system weir-abcde node-1 true" ;;
 "config view"*) echo shop ;;
 exec*) while [ "$1" != -- ]; do shift; done; shift 2; exec {weir} "$@" ;;
 *) exit 9 ;;
@@ -135,6 +136,32 @@ def test_a_pod_is_changed_by_labels_alone(node: Node, web: Pod) -> None:
         assert found.code == 2
         assert "istio.io/dataplane-mode" in found.err
     assert node.agent.weir("verify", NAME).code == 0
+
+
+def test_the_doctor_examines_the_node_and_pods_that_are_named(node: Node, web: Pod, tmp_path: Path) -> None:
+    (tmp_path / "10-n.conflist").write_text('{"name": "n", "cniVersion": "0.3.1", "plugins": [{"type": "istio-cni"}]}')
+    # As the chart tells the agent's container, in which kubectl weir starts it.
+    weir = replace(node.agent.weir, environment={"CNI_CONF_DIR": str(tmp_path), "CNI_BIN_DIR": str(tmp_path)})
+    found = weir.json("doctor")
+    assert (found.code, found.json["examined"]) == (2, ["node"]), found
+    assert "other-agent" in [each["check"] for each in found.json["findings"] if each["level"] == "error"]
+
+    web.sysctl("net/netfilter/nf_conntrack_tcp_loose", 0)
+    web.command(*"ip route add 192.0.2.0/24 dev lo table 33333".split())
+    found = weir.json("doctor", NAME, "--set", "route_table=33333")
+    assert found.json["examined"] == ["node", NAME]
+    said = {each["check"]: each for each in found.json["findings"] if each["where"] == NAME}
+    assert sorted(said) == ["conntrack-loose", "table-collision"]
+    assert said["conntrack-loose"]["command"].endswith(" sysctl -w net.netfilter.nf_conntrack_tcp_loose=1")
+    assert "a value of Weir's chart, under capture" in said["table-collision"]["do"]
+    assert said["table-collision"]["command"] == "", "a pod's settings aren't changed from the node"
+
+    node.start("client", labels={"istio.io/dataplane-mode": "none"})
+    found = weir.json("doctor", "pod/shop/client")
+    (outside,) = [each for each in found.json["findings"] if each["where"] == "pod/shop/client"]
+    assert (outside["level"], outside["what"].split(":")[0]) == ("note", "outside")
+    unknown = weir("doctor", "pod/shop/web-9")
+    assert (unknown.code, "did you mean 'pod/shop/web-0'?" in unknown.err) == (2, True)
 
 
 def test_kubectl_weir_asks_the_agent_of_the_pods_node(node: Node, web: Pod, tmp_path: Path) -> None:

@@ -199,33 +199,6 @@ def test_the_nodes_namespace_is_never_a_pods_even_with_its_address(pods: Pods) -
     assert found(wanted).identity == namespace_of(own)
 
 
-@pytest.mark.parametrize(
-    ("program", "why"),
-    [("runsc-sandbox", Why.GVISOR), ("qemu-system-x86_64", Why.KATA), ("cloud-hypervisor", Why.KATA)],
-)
-def test_a_sandbox_with_its_own_kernel_is_refused_for_good(pods: Pods, tmp_path: Path, program: str, why: Why) -> None:
-    wanted = pod()
-    names = (program, "runsc-gofer" if why is Why.GVISOR else "virtiofsd")
-    for name in names:
-        (tmp_path / name).write_bytes(Path("/bin/sleep").read_bytes())
-        (tmp_path / name).chmod(0o755)
-    pods.start(place(wanted), str(tmp_path / names[0]), "600", script=address(f"{FOUR}/24"))
-    pods.start(place(wanted), str(tmp_path / names[1]), "600", options=())
-    refusal = refused(wanted)
-    assert (refusal.why, refusal.lasting) == (why, True)
-    assert program[:15] in refusal.reason
-
-
-def test_a_machine_in_an_ordinary_pod_is_the_pods_own_affair(pods: Pods, tmp_path: Path) -> None:
-    """As KubeVirt's are: the pod has a pause process, and a namespace in which rules work."""
-    wanted = pod()
-    (tmp_path / "qemu-system-x86_64").write_bytes(Path("/bin/sleep").read_bytes())
-    (tmp_path / "qemu-system-x86_64").chmod(0o755)
-    own = pods.start(place(wanted), script=address(f"{FOUR}/24"))
-    pods.start(place(wanted, INNER), str(tmp_path / "qemu-system-x86_64"), "600")
-    assert found(wanted).identity == namespace_of(own)
-
-
 def test_processes_that_come_and_go_change_nothing(pods: Pods) -> None:
     wanted = pod()
     own = pods.start(place(wanted), script=address(f"{FOUR}/24"))

@@ -10,7 +10,8 @@ import pytest
 
 from agent.errors import FeatureMissing
 from agent.kernel.rawnetlink import RawNetlink
-from agent.kernel.sockets import Listener, SocketDiag, TcpState
+from agent.kernel.sockets import OPEN_STATES, Listener, SocketDiag, TcpState, tcp_count
+from netns_tests.captured import plain
 from netns_tests.clients import connect
 from netns_tests.pairs import EACH_FAMILY, V4, V6, bound, half_open, pair, sockets
 from netns_tests.world import Host, World, eventually, set_fsuid
@@ -171,3 +172,27 @@ def test_a_listener_answers_whom_it_says(
         code = client.connect_ex((target, listener.port))
         assert (code == 0) is reaches, os.strerror(code)
         assert listener.answers(ip_address(target)) is reaches
+
+
+@EACH_FAMILY
+def test_the_number_of_sockets_is_of_one_namespace_and_of_all_states(
+    pods: tuple[Host, ...], stack: ExitStack, family: int
+) -> None:
+    def counted(host: Host) -> int:
+        found = host.run(tcp_count)
+        assert found == len(sockets(host, *OPEN_STATES, TcpState.LISTEN, TcpState.TIME_WAIT))
+        return found
+
+    client, server = pods
+    assert counted(client) == counted(server) == 0
+    listener = bound(stack, server, family)
+    assert (counted(client), counted(server)) == (0, 1)
+    near = stack.enter_context(connect(client, plain(listener.getsockname())))
+    far = stack.enter_context(listener.accept()[0])
+    assert (counted(client), counted(server)) == (1, 2)
+    near.close()
+    far.close()
+    listener.close()
+    eventually(lambda: sockets(client, TcpState.TIME_WAIT), "the client's end waits")
+    eventually(lambda: not sockets(server), "the server's has gone")
+    assert (counted(client), counted(server)) == (1, 0)

@@ -37,6 +37,7 @@ from rulesets.vocabulary import (
     Hook,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Match,
@@ -51,6 +52,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -61,6 +63,7 @@ from rulesets.vocabulary import (
     SrcPort,
     TcpFlag,
     TcpFlags,
+    Trace,
     family_of,
 )
 from tests import values
@@ -102,6 +105,7 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
         "uncapturable": st.sampled_from(Uncapturable).map(str),
         "route_table": st.integers(1, 2**32 - 1),
         "rule_priority": st.integers(1, 32765),
+        "sample": st.integers(0, 1_000_000_000),
     }
     chosen = draw(st.lists(st.sampled_from(sorted(every)), max_size=8, unique=True))
     return {name: draw(every[name]) for name in chosen}
@@ -217,6 +221,7 @@ def actions(kind: ChainType, hook: Hook) -> st.SearchStrategy[Action]:
         st.builds(SetMark, mark=values.marks),
         st.builds(SetConnMark, mark=values.marks),
         st.builds(CtZone, zone=st.integers(1, 65535)),
+        st.just(Trace()),
     ]
     if hook is not Hook.POSTROUTING:
         anywhere.append(st.builds(Reject, reply=st.sampled_from(RejectWith)))
@@ -238,6 +243,11 @@ def rules(draw: st.DrawFn, known: tuple[Set, ...], kind: ChainType, hook: Hook, 
             chosen = (draw(st.builds(DstPort, protocol=st.just(Protocol.UDP), ports=values.port_or_range)),)
     elif isinstance(action, Reject) and action.reply is RejectWith.TCP_RESET:
         chosen = draw(st.sampled_from([(Proto(protocol=Protocol.TCP),), (draw(_tcp_flags),)]))
+    elif isinstance(action, Trace):
+        numbers = st.integers(1, 2**31 - 1)
+        by_chance = st.builds(Sampled, one_in=numbers)
+        by_number = st.builds(Limited, per_second=st.integers(1, 100_000), burst=st.integers(1, 1000))
+        chosen = (draw(st.one_of(by_chance, by_number)),)
     elif isinstance(action, Snat):
         chosen = (OfFamily(family=family_of(action.address)),)
     rule = Rule(slug=slug, matches=chosen, action=action)

@@ -17,7 +17,10 @@ from tests.charts import CHART, ROOT, agent, environment, folders, objects, one,
 pytestmark = pytest.mark.timeout(900)  # the first one builds helm
 PLATFORMS = ("", "gke", "k3d", "k3s", "microk8s", "minikube", "openshift")
 # By agent/cli/daemon.py without an option; the last is Python's own.
-READ_ELSEWHERE = {"LOG_LEVEL", "LOG_AS_JSON", "METRICS_PORT", "METRICS_ADDRESS", "PYTHONASYNCIODEBUG"}
+READ_ELSEWHERE = {
+    *("HOST_CNI_BIN_DIR", "HOST_CNI_CONF_DIR", "LOG_LEVEL", "LOG_AS_JSON", "METRICS_PORT", "METRICS_ADDRESS"),
+    "PYTHONASYNCIODEBUG",
+}
 # Every part that is left out by default.
 EVERYTHING: dict[str, object] = {
     "cniConfFileName": "10-calico.conflist",
@@ -61,7 +64,7 @@ def test_the_chart_has_the_agents_version() -> None:
 def test_the_image(values: dict[str, object], image: str) -> None:
     found = objects(values)
     assert agent(one(found, "DaemonSet"))["image"] == image
-    hooks = [one(found, "Job", "weir-uninstall")["spec"]["template"]["spec"], one(found, "Pod", "weir-test")["spec"]]
+    hooks = [one(found, "Job", "weir-uninstall")["spec"]["template"]["spec"], one(found, "Pod", "test-weir")["spec"]]
     assert [each["containers"][0]["image"] for each in hooks] == [image, image]
 
 
@@ -91,7 +94,9 @@ def test_a_platforms_folders(platform: str, programs: str, configurations: str, 
     assert found["/host/etc/cni/net.d"] == configurations
     # The runtime's names of namespaces have to mean the same in the agent's pod.
     assert found[namespaces] == namespaces
-    assert environment(daemon_set)["CNI_NETNS_DIR"] == namespaces
+    told = environment(daemon_set)
+    assert told["CNI_NETNS_DIR"] == namespaces
+    assert (told["HOST_CNI_BIN_DIR"], told["HOST_CNI_CONF_DIR"]) == (programs, configurations)
 
 
 def test_gke_is_known_by_its_version() -> None:
@@ -214,7 +219,7 @@ def test_the_pod_is_as_closed_as_its_work_allows() -> None:
     assert not [path for path in folders(daemon_set).values() if len(PurePosixPath(path).parts) < 3]
     for hook in (
         one(objects(), "Job", "weir-uninstall")["spec"]["template"]["spec"],
-        one(objects(), "Pod", "weir-test")["spec"],
+        one(objects(), "Pod", "test-weir")["spec"],
     ):
         (container,) = hook["containers"]
         assert container["securityContext"]["runAsNonRoot"] is True

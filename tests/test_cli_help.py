@@ -97,10 +97,11 @@ def test_without_a_command_the_help_goes_to_standard_error() -> None:
     assert done.stderr.startswith("Usage: weir ")
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"daemon"}))
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"daemon", "top"}))
 def test_what_may_be_repeated_is_shown_so(command: str) -> None:
-    text, one = page(command), command in ("compare", "wait", "confirm")
-    assert text.partition("\n")[0].endswith("[OPTIONS] [TARGET]" if one else "[OPTIONS] [TARGET]...")
+    text, one = page(command), command in ("compare", "wait", "confirm", "trace")
+    usage = text.partition("\n")[0].removesuffix(" [FILTER]...")
+    assert usage.endswith("[OPTIONS] [TARGET]" if one else "[OPTIONS] [TARGET]...")
     assert "A namespace instead of a name." in " ".join(text.split())
     assert ("A namespace instead of a name. May be repeated." in " ".join(text.split())) is not one
 

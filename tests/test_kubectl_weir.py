@@ -1,11 +1,14 @@
 """`kubectl weir`: whom it asks, and that nothing of a command line is read as anything else on the way."""
 
 import os
+import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from agent.cli.manual import PAGES
 
 SCRIPT = Path(__file__).resolve().parent.parent / "deploy/kubectl-weir"
 # As a cluster answers kubectl: pods of shop are on node-1, those of far on node-2, and late is on none.
@@ -17,8 +20,8 @@ case "$*" in
 *"get pod --namespace=shop gone "*) echo 'Error from server (NotFound): pods "gone" not found' >&2; exit 1 ;;
 *"get pod "*) printf node-1 ;;
 *"get pods "*spec.nodeName=node-9*) ;;
-*"get pods "*spec.nodeName=*) echo "mesh weir-1 node-1" ;;
-*"get pods "*) printf 'mesh weir-1 node-1\\nmesh weir-2 node-2\\n' ;;
+*"get pods "*spec.nodeName=*) {tenant} echo "mesh weir-1 node-1 true" ;;
+*"get pods "*) {tenant} printf 'mesh weir-1 node-1 true\\nmesh weir-2 node-2 true\\n' ;;
 *"config view "*) printf shop ;;
 *exec*weir-2*) exit 1 ;;
 *exec*) exit 0 ;;
@@ -28,8 +31,14 @@ esac
 
 @pytest.fixture
 def calls(tmp_path: Path) -> Path:
+    return cluster(tmp_path)
+
+
+def cluster(tmp_path: Path, tenant: str = "") -> Path:
+    """Return where kubectl's calls are written. `tenant` is one more pod with the agent's labels."""
     kubectl = tmp_path / "kubectl"
-    kubectl.write_text(KUBECTL.format(calls=shlex.quote(str(tmp_path / "calls"))))
+    of_tenant = f"echo {shlex.quote(tenant)};" if tenant else ""
+    kubectl.write_text(KUBECTL.format(calls=shlex.quote(str(tmp_path / "calls")), tenant=of_tenant))
     kubectl.chmod(0o755)
     return tmp_path / "calls"
 
@@ -91,6 +100,40 @@ def test_a_pod_without_a_namespace_is_looked_for_where_kubectl_would(calls: Path
     assert weir(calls, "--context", "blue", "-n", "far", "verify", "pod/web-0").returncode == 0
     assert asked(calls)[-1][-1] == "pod/far/web-0"
     assert {each[0] for each in asked(calls)[-3:]} == {"--context=blue"}
+
+
+@pytest.mark.parametrize("name", [["--node", "node-1"], []])
+def test_a_tenants_pod_with_the_agents_labels_is_told_nothing(tmp_path: Path, name: list[str]) -> None:
+    calls = cluster(tmp_path, "shop mine node-1 ")
+    assert weir(calls, *name, "verify", "pod/shop/web-0").returncode == 0
+    assert {each[2] for each in asked(calls) if each[0] == "exec"} == {"weir-1"}
+
+
+def test_agents_of_several_namespaces_are_not_asked_at_random(tmp_path: Path) -> None:
+    calls = cluster(tmp_path, "shop mine node-1 true")
+    done = weir(calls, "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        "agents of Weir run in several namespaces: mesh shop\n  say whose to ask with --agent-namespace" in done.stderr
+    )
+    assert not any("exec" in each for each in asked(calls))
+
+
+def test_a_namespace_that_is_named_is_where_agents_are_looked_for(calls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEIR_AGENT_NAMESPACE", "mesh")
+    weir(calls, "status")
+    weir(calls, "--agent-namespace", "other", "status")
+    where = [each[2] for each in asked(calls) if each[:2] == ["get", "pods"]]
+    assert where == ["--namespace=mesh", "--namespace=other"]
+    monkeypatch.setenv("WEIR_AGENT_NAMESPACE", "a b")
+    assert "--agent-namespace a b: is no name of Kubernetes" in weir(calls, "status").stderr
+
+
+def test_every_command_that_it_runs_is_one_of_weirs() -> None:
+    (listed,) = re.findall(r"^Commands: ([a-z, ]+)\.", SCRIPT.read_text(), re.MULTILINE)
+    (taken,) = re.findall(r"^([a-z]+(?: \| [a-z]+)+)\) ;;$", SCRIPT.read_text(), re.MULTILINE)
+    assert listed.split(", ") == taken.split(" | ")
+    assert set(taken.split(" | ")) <= set(PAGES)
 
 
 def test_help_is_help(calls: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from agent.errors import ApiError, ConfigError
-from agent.sources.kubernetes.api import Api
+from agent.sources.kubernetes.api import Api, Presence
 from tests.kubernetes_server import Broken, always, page, pod, refused, served
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_asked_for_what_can_be_no_name(broken: Broken, tmp_path: Path
             for name in ("", "..", "a/b", "a?b", "A", "é", "a\n", "x" * 300):
                 assert await api.pod("shop", name) is None
                 assert await api.namespace(name) is None
-                assert await api.daemon_set(name, "weir") is False
+                assert await api.daemon_set(name, "weir") is Presence.GONE
             assert not broken.authorization
 
     asyncio.run(story())
@@ -55,10 +55,18 @@ def test_nothing_is_asked_for_what_can_be_no_name(broken: Broken, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("status", "rights", "there"),
-    [(401, 200, None), (401, 401, None), (403, 200, None), (403, 403, False), (404, 200, False), (500, 200, None)],
+    [
+        (401, 200, Presence.UNKNOWN),
+        (401, 401, Presence.UNKNOWN),
+        (403, 200, Presence.UNKNOWN),
+        (403, 401, Presence.UNKNOWN),
+        (403, 403, Presence.FORBIDDEN),
+        (404, 200, Presence.GONE),
+        (500, 200, Presence.UNKNOWN),
+    ],
 )
 def test_an_uninstall_is_told_from_what_cannot_be_told(
-    broken: Broken, tmp_path: Path, status: int, rights: int, there: bool | None
+    broken: Broken, tmp_path: Path, status: int, rights: int, there: Presence
 ) -> None:
     async def story() -> None:
         async with served(broken, tmp_path) as api:

@@ -19,7 +19,7 @@ ORDER = (
     ("drift",),
     ("guards", "place", "against", "rivals"),
     ("observed", "streams"),
-    ("comparison",),
+    ("comparison", "flows", "trace"),
     ("enrol",),
     ("removal",),
     ("reconcile", "inspection", "migration"),
@@ -29,6 +29,7 @@ ORDER = (
     ("local_api",),
     ("cni",),
     ("confirm", "pods", "doctor"),
+    ("explain",),
     ("daemon",),
     ("cli",),
     ("__main__",),
@@ -47,6 +48,7 @@ ONLY_IN = {"nftables": "kernel", "ctypes": "kernel"}
 # A process costs 20 ms and a fork under threads can hang, so each module that starts one has its reason here.
 MAY_START_PROCESSES = {
     "agent.kernel.iptables": "iptables' programs are the one stable interface to its rules; nothing else needs them",
+    "agent.flows.listener": "decoding events takes a core at times, and the agent has one interpreter; started once",
     "agent.confirm": "the guard that takes a change back has to outlive the command, and the connection it came by",
 }
 PROCESS_MODULES = frozenset({"multiprocessing", "pty", "subprocess"})

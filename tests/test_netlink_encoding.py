@@ -31,6 +31,7 @@ from rulesets.vocabulary import (
     ChainType,
     Foreign,
     Hook,
+    Limited,
     Match,
     ModelError,
     OneOf,
@@ -38,6 +39,7 @@ from rulesets.vocabulary import (
     ReadAction,
     ReadMatch,
     RejectWith,
+    Sampled,
     SetField,
 )
 from tests import scenarios, strategies, transaction, variants
@@ -95,6 +97,8 @@ def test_the_variants_are_all_that_there_is() -> None:
     assert {type(each) for each in variants.MATCHES} == set(get_args(Match)) - set(get_args(ReadMatch)) - {
         Foreign,
         OneOf,
+        Limited,
+        Sampled,
     }
     placed = {type(action) for *_, action in variants.PLACED}
     written = set(get_args(Action)) - set(get_args(ReadAction)) - {Foreign}

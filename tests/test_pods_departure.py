@@ -1,7 +1,6 @@
 """An agent that stops leaves everything to the next one, or nothing: by whether its DaemonSet is still there."""
 
 import asyncio
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,16 +11,18 @@ import pytest
 from agent.cni import kubeconfig
 from agent.cni.conflist import PLUGIN
 from agent.cni.installer import Installer
-from agent.errors import KernelError, WeirError
+from agent.errors import KernelError
 from agent.pods import departure, leavings
 from agent.pods.departure import Departed, Going, Parts, depart, going_for
 from agent.pods.standing import PodState, Step
+from agent.sources.kubernetes.api import Presence
 from agent.sources.kubernetes.eligibility import Enrolment
-from tests.cni_folders import BRIDGE, CALICO, Folders
+from tests.cni_folders import CALICO, Folders
 
 WEB = PodState(
     uid="u", namespace="shop", name="web", enrolment=next(iter(Enrolment)), step=Step.DRAINING, reason="2 streams"
 )
+THERE, GONE, FORBIDDEN, UNKNOWN = Presence
 SILENT = "silent"
 
 
@@ -32,14 +33,12 @@ class Cluster:
     answers: list[object]
     asked: list[tuple[str, str]] = field(default_factory=list)
 
-    async def daemon_set(self, namespace: str, name: str) -> bool | None:
+    async def daemon_set(self, namespace: str, name: str) -> Presence:
         self.asked.append((namespace, name))
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(answer, Exception):
-            raise answer
         if answer == SILENT:
             await asyncio.Event().wait()
-        assert answer is None or isinstance(answer, bool)
+        assert isinstance(answer, Presence)
         return answer
 
 
@@ -48,7 +47,7 @@ class Node:
     """What an agent has to take leave of, and what happened to it, in order."""
 
     folder: Path
-    answers: Iterable[object] = (False,)
+    answers: Iterable[object] = (Presence.GONE,)
     left: tuple[PodState, ...] = ()
     failing: Exception | None = None
     hanging: bool = False
@@ -64,6 +63,7 @@ class Node:
         self.before = self.folders.seen()
         self.installer: Installer = self.folders.installer()
         kubeconfig.write(self.run, kubeconfig.Credentials(server="https://x", authority="a", token="t"))  # noqa: S106
+        leavings.note(leavings.leavings_of(self.installer.wanted), self.run)  # as `Installing` does
         assert self.installer.put().ready
 
     @cached_property
@@ -111,7 +111,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_upgrade_leaves_everything(tmp_path: Path) -> None:
-    node = Node(tmp_path, [True])
+    node = Node(tmp_path, [THERE])
     there = node.folders.seen()
     assert node.depart() == Departed(going=Going.RESTART)
     assert node.cluster.asked == [("istio-system", "weir")]
@@ -137,16 +137,22 @@ def test_an_uninstall_leaves_nothing_in_an_order_that_keeps_pods_starting(tmp_pa
 @pytest.mark.parametrize(
     ("answers", "going"),
     [
-        ([False, False], Going.UNINSTALL),
-        ([False, True], Going.RESTART),
-        ([None, None, True], Going.RESTART),
-        ([False, None, False], Going.UNINSTALL),
-        ([WeirError("no route to the API"), False, False], Going.UNINSTALL),
-        ([False, None], Going.UNKNOWN),
-        ([None], Going.UNKNOWN),
+        ([GONE, GONE], Going.UNINSTALL),
+        ([GONE, THERE], Going.RESTART),
+        ([UNKNOWN, UNKNOWN, THERE], Going.RESTART),
+        ([GONE, UNKNOWN, GONE], Going.UNINSTALL),
+        ([GONE, FORBIDDEN, FORBIDDEN, GONE], Going.UNINSTALL),
+        ([GONE, UNKNOWN], Going.UNKNOWN),
+        ([UNKNOWN], Going.UNKNOWN),
         ([SILENT], Going.UNKNOWN),
-        ([False, SILENT], Going.UNKNOWN),
-        ([WeirError("no route to the API")], Going.UNKNOWN),
+        ([GONE, SILENT], Going.UNKNOWN),
+        # An uninstall that has taken the account's rights, too, and an API server that starts.
+        ([FORBIDDEN], Going.UNINSTALL),
+        ([GONE, FORBIDDEN], Going.UNINSTALL),
+        ([FORBIDDEN, FORBIDDEN, THERE], Going.RESTART),
+        ([FORBIDDEN, FORBIDDEN, UNKNOWN], Going.UNKNOWN),
+        ([UNKNOWN, FORBIDDEN], Going.UNKNOWN),
+        ([FORBIDDEN, FORBIDDEN, SILENT], Going.UNKNOWN),
     ],
 )
 def test_only_an_api_that_says_so_twice_uninstalls(answers: list[object], going: Going) -> None:
@@ -157,7 +163,7 @@ def test_nobodys_word_leaves_everything_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(departure.going_for, "__defaults__", (0.1,))
-    node = Node(tmp_path, [None])
+    node = Node(tmp_path, [UNKNOWN])
     there = node.folders.seen()
     assert node.depart() == Departed(going=Going.UNKNOWN)
     assert node.folders.seen() == there
@@ -217,43 +223,17 @@ def test_an_entry_that_does_not_go_is_left_and_swept_later(tmp_path: Path) -> No
     departed = node.depart()
     assert f"{node.path}: is no JSON" in departed.left[0]
     assert (node.run / "cni-kubeconfig").exists(), "the plugin is still asked, and asks the API with it"
-    assert f"{node.path}: is no JSON" in leavings.sweep(node.run)[0]
+    assert f"{node.path}: is no JSON" in (leavings.sweep(node.run) or ())[0]
     node.path.write_text(good)
     assert leavings.sweep(node.run) == ()
     assert node.folders.seen() == node.before
     assert list(node.run.iterdir()) == []
-    assert leavings.sweep(node.run) == ()
+    assert leavings.sweep(node.run, tmp_path / "host") is None
 
 
 def test_what_a_killed_uninstall_has_not_done_is_swept(tmp_path: Path) -> None:
-    """The note stands before the first file goes."""
+    """The note stands before the first file comes."""
     node = Node(tmp_path)
-    leavings.note(leavings.leavings_of(node.installer.wanted), node.run)
     assert leavings.sweep(node.run) == ()
     assert node.folders.seen() == node.before
     assert list(node.run.iterdir()) == []
-
-
-def test_an_own_conflist_goes_too(tmp_path: Path) -> None:
-    folders = Folders(tmp_path)
-    folders.write("10-bridge.conf", BRIDGE)
-    before = folders.seen()
-    installer = folders.installer(own_name="02-weir.conflist")
-    installer.put()
-    leavings.note(leavings.leavings_of(installer.wanted), tmp_path)
-    assert leavings.sweep(tmp_path) == ()
-    assert folders.seen() == before
-
-
-def test_a_note_that_fits_nothing_here_is_said(tmp_path: Path) -> None:
-    for text in ("", "[]", "{}", '{"bin_directory": 1, "conf_directory": "", "own_name": ""}'):
-        (tmp_path / "uninstall.json").write_text(text)
-        assert "uninstall.json: can't be read" in leavings.sweep(tmp_path)[0]
-    elsewhere = {"bin_directory": "/nowhere/bin", "conf_directory": "/nowhere/net.d", "own_name": ""}
-    (tmp_path / "uninstall.json").write_text(json.dumps(elsewhere))
-    (left,) = leavings.sweep(tmp_path)
-    assert "/nowhere/net.d" in left
-    assert PLUGIN in left
-    leavings.forget(tmp_path)
-    leavings.forget(tmp_path)
-    assert leavings.sweep(tmp_path) == ()

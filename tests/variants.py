@@ -31,6 +31,7 @@ from rulesets.vocabulary import (
     Hook,
     InIface,
     InSet,
+    Limited,
     LocalAddress,
     LocalSocket,
     Mark,
@@ -46,6 +47,7 @@ from rulesets.vocabulary import (
     Redirect,
     Reject,
     RejectWith,
+    Sampled,
     SetConnMark,
     SetField,
     SetMark,
@@ -56,6 +58,7 @@ from rulesets.vocabulary import (
     SrcPort,
     TcpFlag,
     TcpFlags,
+    Trace,
 )
 
 _BOTH = (False, True)
@@ -148,6 +151,7 @@ ANYWHERE: tuple[Action, ...] = (
     Accept(),
     *(SetMark(mark=mark) for mark in _MARKS),
     *(SetConnMark(mark=mark) for mark in _MARKS),
+    Trace(),
     CtZone(zone=1),
     CtZone(zone=65535),
     Reject(reply=RejectWith.PORT_UNREACHABLE),
@@ -155,6 +159,15 @@ ANYWHERE: tuple[Action, ...] = (
 # What needs another match in the same rule, or a place of its own.
 PLACED: tuple[tuple[Hook, ChainType, Match, Action], ...] = (
     (Hook.INPUT, ChainType.FILTER, _TCP, Reject(reply=RejectWith.TCP_RESET)),
+    *(
+        (Hook.OUTPUT, ChainType.ROUTE, match, Trace())
+        for match in (
+            Sampled(one_in=1),
+            Sampled(one_in=2**31 - 1),
+            Limited(per_second=1, burst=1),
+            Limited(per_second=100_000, burst=5),
+        )
+    ),
     *(
         (hook, ChainType.NAT, match, action)
         for hook in (Hook.PREROUTING, Hook.OUTPUT)

@@ -7,9 +7,11 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from agent.cli import compare, look, migrate, status, waiting, write
+from agent.cli import compare, look, migrate, status, top, waiting, write
 from agent.cli import daemon as daemon_command
 from agent.cli import doctor as doctor_command
+from agent.cli import explain as explain_command
+from agent.cli import trace as trace_command
 from agent.cli.failing import tell
 from agent.cli.manual import Group
 from agent.errors import ConfigError, WeirError
@@ -30,7 +32,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for module in (look, status, doctor_command, compare, waiting, write, migrate, daemon_command):
+for module in (
+    look,
+    status,
+    explain_command,
+    top,
+    trace_command,
+    doctor_command,
+    compare,
+    waiting,
+    write,
+    migrate,
+    daemon_command,
+):
     module.register(app)
 
 

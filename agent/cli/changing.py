@@ -48,11 +48,15 @@ def swept() -> tuple[Report, ...]:
     def told(state: State, reason: str, hint: str = "") -> Report:
         return Report(target="cni-plugin", netns=HOST, state=state, reason=reason, hint=hint)
 
-    began, left = leavings.is_noted(), leavings.sweep()
+    if Client().is_there():
+        return ()  # an agent that is here keeps the plugin in place
+    left = leavings.sweep()
     if left:
         hint = "then run `weir remove --all` again"
         return tuple(told(State.FAILED, each, hint) for each in left)
-    return (told(State.REMOVED, "the plugin, its entry and its credentials are taken off the node"),) if began else ()
+    if left is None:
+        return ()
+    return (told(State.REMOVED, "the plugin, its entry and its credentials are taken off the node"),)
 
 
 def _changed(

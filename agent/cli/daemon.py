@@ -86,6 +86,7 @@ def daemon(
     need_root("daemon")
     from agent.daemon.run import run
     from agent.daemon.settings import Settings
+    from agent.observe import otlp_settings, spans
     from agent.observe.endpoints import parse_listen, parse_metrics
 
     _log()
@@ -116,7 +117,13 @@ def daemon(
         metrics=parse_metrics(os.environ.get("METRICS_ADDRESS", ""), os.environ.get("METRICS_PORT", "")),
         kubernetes=on_node,
     )
-    run(settings)
+    traced = otlp_settings.settings(os.environ)
+    if traced is not None:
+        spans.start(traced)
+    try:
+        run(settings)
+    finally:
+        spans.stop()
 
 
 def _log() -> None:
@@ -127,11 +134,11 @@ def _log() -> None:
     level = {"WARN": "WARNING"}.get(level, level)
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"LOG_LEVEL = {level.lower()!r}: wants debug, info, warning or error")
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
-    if os.environ.get("LOG_AS_JSON", "").lower() == "true":
-        from agent.observe.json_log import Documents
+    from agent.observe.json_log import Documents, Lines
 
-        for each in logging.getLogger().handlers:
-            each.setFormatter(Documents())
+    logging.basicConfig(level=level)
+    as_json = os.environ.get("LOG_AS_JSON", "").lower() == "true"
+    for each in logging.getLogger().handlers:
+        each.setFormatter(Documents() if as_json else Lines())
     for name in ("httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.cli import pods
 from agent.cli.options import File, Names, Netns, Output, OutputOption, Settings, add, targets
 from agent.errors import WeirError
 
@@ -32,31 +33,47 @@ def doctor(
     cni_conf_dir: Annotated[
         Path | None,
         typer.Option(
-            "--cni-conf-dir", metavar="FOLDER", readable=False, help="Where the runtime reads networks; /etc/cni/net.d."
+            "--cni-conf-dir",
+            envvar="CNI_CONF_DIR",
+            metavar="FOLDER",
+            readable=False,
+            show_envvar=True,
+            help="Where the runtime reads networks; else /etc/cni/net.d.",
         ),
     ] = None,
     cni_bin_dir: Annotated[
         Path | None,
-        typer.Option("--cni-bin-dir", metavar="FOLDER", readable=False, help="Where plugins are; /opt/cni/bin."),
+        typer.Option(
+            "--cni-bin-dir",
+            envvar="CNI_BIN_DIR",
+            metavar="FOLDER",
+            readable=False,
+            show_envvar=True,
+            help="Where plugins are; else /opt/cni/bin.",
+        ),
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Examine this node, and targets: what is in the way of a capture, why it matters, what to do.
 
     Changes nothing. The kernel's features are tried in a namespace that is thrown away. Without a target the node is
-    examined, and the targets of the file or the daemon where there are some. Without root it checks what it can, and
-    says what it couldn't.
+    examined, and the targets of the file or the daemon where there are some. Pods of Kubernetes are examined where they
+    are named. Without root it checks what it can, and says what it couldn't.
     """
     from agent.doctor import Node, examine
     from agent.doctor.chain import CONFIGURATIONS, PROGRAMS
 
-    chosen = _chosen(names, netns, file, settings)
+    waiting: tuple[Finding, ...] = ()
+    if pods.meant(names) and not netns:
+        chosen, waiting = _pods(names or [], settings)
+    else:
+        chosen = _chosen(names, netns, file, settings)
     node = Node(
         machine=lambda: _machine(len(chosen)),
         configurations=cni_conf_dir or CONFIGURATIONS,
         programs=cni_bin_dir or PROGRAMS,
     )
-    found = examine(chosen, node)
+    found = examine(chosen, node).with_findings(waiting)
     if output is Output.JSON:
         print(json.dumps(_document(found), indent=2))
     else:
@@ -71,10 +88,32 @@ def _chosen(
     from agent.sources import DEFAULT_FILE
 
     if names or netns or file or daemons_file() or DEFAULT_FILE.exists():
-        return targets(names, netns, file, settings)
+        return targets(names, netns, file, settings, empty=True)
     if settings:  # which are of the node itself, then
         return targets(None, ["host"], None, settings)
     return ()
+
+
+def _pods(names: list[str], settings: list[str] | None) -> "tuple[tuple[Target, ...], tuple[Finding, ...]]":
+    """Return the pods that can be examined as targets, and what the daemon says of those that aren't captured."""
+    from agent.cli.options import settings_given, with_settings
+    from agent.doctor import Finding, Level
+
+    documents = pods.documents(names)
+    found = [each for each in map(pods.target, documents) if each is not None]
+    said = tuple(
+        Finding(
+            check="pod",
+            where=pods.called(each),
+            level=Level.NOTE if pods.text(each, "step") == "outside" else Level.WARNING,
+            what=f"{pods.text(each, 'step')}: {pods.text(each, 'reason')}",
+            why="its connections don't go to the proxy; its namespace is examined for as long as it is to be captured",
+            do=pods.text(each, "hint") or f"`weir status {pods.called(each)}` shows who decided, and what it waits for",
+        )
+        for each in documents
+        if each.get("captured") is not True
+    )
+    return with_settings(tuple(found), settings_given(settings)), said
 
 
 def _machine(count: int) -> "Machine":

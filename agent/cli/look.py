@@ -66,7 +66,7 @@ def render(
     The settings are those of the file: outbound_port, inbound_port, hbone_port, dns_port, dns, inbound, outbound,
     ingress, proxy_mark, proxy_user, proxy_cgroup, connection_mark, probe_sources, virtual_interfaces,
     exclude_interfaces, {include,exclude}_{outbound,inbound}_{ports,networks}, families, established, kept_deadline,
-    when_proxy_absent, uncapturable, route_table, rule_priority.
+    when_proxy_absent, uncapturable, route_table, rule_priority, sample.
     """
     from agent.targets import Captured
     from rulesets import nft, pod
@@ -147,6 +147,9 @@ def verify(
     netns: Netns = None,
     file: File = None,
     settings: Settings = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Make real connections too, out and in, which prove that they are captured.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Check that targets are captured: their rules, their routes, the proxy's ports, their address families.
@@ -155,20 +158,26 @@ def verify(
     that it takes: then the target isn't wholly captured. Where nobody can tell whether one does, that is shown and
     changes nothing. Whatever stands before Weir's chains is read, iptables' rules of both flavours among it; where
     there is nothing of iptables, none of its programs is started.
+
+    With --probe a connection is made from inside each target to an address that is nobody's (192.0.2.1, 2001:db8::1),
+    and a SYN is sent in by the other end of its link, in each family: what was seen of them proves capture, or that
+    there is none. Neither bears a byte, each waits for a second at most, and both are reset at once.
     """
-    from agent.cli import show
+    from agent.cli import probing, show
 
     need_root("verify")
-    reports = looked_at(names, netns, file, settings, weigh=True)[1]
+    chosen, reports = looked_at(names, netns, file, settings, weigh=True)
+    proofs = probing.proofs(chosen) if probe else {}
     missing = [each for each in reports if not each.captured]
     if output is Output.JSON:
-        show.as_json(reports)
+        show.as_json(reports, **({"probes": probing.documents(proofs)} if probe else {}))
     else:
         for each in reports:
             holding = sum(holds for _, holds, _ in each.checks)
             word, of = "captured" if each.captured else "", len(each.checks)
             show.line(each, word, f"{holding} of {of} checks hold" if of else "")
             show.checks(each)
+            probing.show(proofs.get(each.target, ()))
             show.rivals(each)
         without_proxy = [each for each in missing if any(name == "proxy" and not ok for name, ok, _ in each.checks)]
         if without_proxy:
@@ -182,7 +191,9 @@ def verify(
             show.hint(
                 "take those rules away or put them behind Weir's (after -100), or leave what they take uncaptured"
             )
-    raise typer.Exit(2 if any(map(failed, reports)) else bool(missing))
+        if not missing and probing.refuted(proofs):
+            show.hint("the rules are as wanted, and a connection was not captured: `weir explain` says what it meets")
+    raise typer.Exit(2 if any(map(failed, reports)) else bool(missing) or probing.refuted(proofs))
 
 
 def looked_at(

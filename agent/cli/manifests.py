@@ -134,7 +134,7 @@ def render(question: Question, paths: list[Path], output: Output, *, as_json: bo
     from rulesets import nft
 
     found = question.results(paths)
-    _refuse_unknown(question.names, (found,))
+    refuse_unknown(question.names, (found,))
     if question.names:
         found = replace(found, results=tuple(each for each in found.results if each.workload in question.names))
     groups = found.rulesets()
@@ -171,7 +171,7 @@ def diff(question: Question, paths: list[Path], output: Output) -> int:
             hint="weir diff -f OLD -f NEW; OLD may be what `weir render -f ... --output json` printed",
         )
     old, new = (_side(question, path) for path in paths)
-    _refuse_unknown(question.names, (old, new))
+    refuse_unknown(question.names, (old, new))
     changed = [each for each in differences(old, new) if not question.names or each.workload in question.names]
     compared = set(question.names) or {each.workload for side in (old, new) for each in side.results}
     if output is Output.JSON:
@@ -186,7 +186,8 @@ def diff(question: Question, paths: list[Path], output: Output) -> int:
     return 2 if new.problems else int(bool(changed or old.problems))
 
 
-def _refuse_unknown(names: Iterable[str], sides: Iterable["Results"]) -> None:
+def refuse_unknown(names: Iterable[str], sides: Iterable["Results"]) -> None:
+    """Refuse names that no workload has. Raises `ConfigError`."""
     known = [each.workload for side in sides for each in side.results]
     for name in names:
         if name not in known:

@@ -1,59 +1,17 @@
 """What `--help` says beside the options: examples, exit codes, targets and the JSON document."""
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-_TARGETS = {
-    "TARGET": "a name from the file; every target of the file where none is named",
-    "--netns": "a namespace instead: NAME (as in `ip netns`), /PATH, pid:NUMBER, or host",
-}
-_POD = {"pod/NAMESPACE/NAME": "a pod of this node, where the daemon keeps those of Kubernetes"}
-_ONE_TARGET = {**_TARGETS, "TARGET": "a name from the file; may be left out where the file has one target"}
-_ERROR = "error: one message on standard error (with --output json a document on standard output)"
-GENERAL_CODES = {
-    "0": "same, done, or captured",
-    "1": "differs, waits, or not captured",
-    "2": _ERROR,
-    "130": "interrupted (Ctrl-C)",
-}
-_MANIFESTS = "Kubernetes manifests instead; TARGET is then a workload, such as deployment/shop/web"
-_REPORTS = '{"targets": [REPORT, ...]}'
-_REPORT = (
-    "REPORT: target, netns, state (unchanged, applied, removed, waiting, draining, degraded, failed), reason,"
-    " hint, captured, changes, seconds, kept, kept_count, draining, captured_count, checks (check, holds, said),"
-    " counters (rule, packets, bytes), rivals (certain, place, rule, packet, fate, why), owner"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
-    """One command's page: `short` stands in the list of commands, `examples` are command lines and what they do."""
-
-    short: str
-    examples: dict[str, str]
-    codes: dict[str, str]
-    targets: dict[str, str] | None = None
-    terms: dict[str, dict[str, str]] = field(default_factory=dict)
-    document: str = ""
-
-    def sections(self) -> list[tuple[str, dict[str, str] | str]]:
-        """Return headings, each with its terms and their meaning, or with a text."""
-        shown: list[tuple[str, dict[str, str] | str]] = []
-        if self.targets:
-            shown.append(("Targets", self.targets))
-        shown += self.terms.items()
-        shown += [("Examples", self.examples), ("Exit codes", self.codes)]
-        if self.document:
-            shown.append(("Output with --output json", self.document))
-        return shown
-
+from agent.cli.page import ERROR, GENERAL_CODES, MANIFESTS, ONE_TARGET, POD, REPORT, REPORTS, TARGETS, Page
+from agent.cli.pages_of_seeing import SEEING
+from agent.cli.trace_page import TRACING
 
 PAGES = {
     "render": Page(
         short="Print the rules a target is to have",
-        targets={**_TARGETS, "-f MANIFESTS": _MANIFESTS},
+        targets={**TARGETS, "-f MANIFESTS": MANIFESTS},
         examples={
             "weir render web": "the rules of the target web, as nft's text",
             "weir render --set dns=false": "the rules of a capture, without a file or a namespace",
@@ -61,7 +19,7 @@ PAGES = {
             "weir render -f manifests/": "which workloads would be captured and why, and the rules of their pods",
             "weir render -f - -n shop": "behind `helm template ... |` or `kustomize build ... |`",
         },
-        codes={"0": "printed", "2": f"{_ERROR}; of manifests, all that can't be read"},
+        codes={"0": "printed", "2": f"{ERROR}; of manifests, all that can't be read"},
         document='{"targets": [{"target": NAME, "netns": WHERE, "rules": {"nftables": [...]}}, ...]}\n'
         'Of manifests: {"manifests": 1, "workloads": [{"workload", "file", "document", "line", "state": "captured",'
         ' "outside", "unknown" (nobody says what labels the namespace has) or "unreadable", "reason", "notes",'
@@ -70,7 +28,7 @@ PAGES = {
     ),
     "diff": Page(
         short="Show what apply would change; change nothing",
-        targets={**_TARGETS, **_POD, "-f OLD -f NEW": f"{_MANIFESTS}; or what `weir render` printed of them as JSON"},
+        targets={**TARGETS, **POD, "-f OLD -f NEW": f"{MANIFESTS}; or what `weir render` printed of them as JSON"},
         examples={
             "weir diff": "every target of /etc/weir/weir.toml",
             "weir diff --netns web --set dns=false": "one namespace, with the file's defaults and one setting",
@@ -78,38 +36,46 @@ PAGES = {
             "weir diff -f main/manifests -f manifests": "a gate for CI: does this change what is captured?",
             "weir diff -f captured.json -f manifests": "the same against a saved `weir render -f ... -o json`",
         },
-        codes={"0": "nothing would change", "1": "something would", "2": f"{_ERROR}; manifests of NEW can't be read"},
+        codes={"0": "nothing would change", "1": "something would", "2": f"{ERROR}; manifests of NEW can't be read"},
         document='Of manifests: {"differences": [{"workload", "old" and "new": {"state", "reason"} or null, "changes"},'
         ' ...], "compared", "old_errors", "errors"}.\n'
-        f"{_REPORTS}; what would change is in changes.\n{_REPORT}",
+        f"{REPORTS}; what would change is in changes.\n{REPORT}",
     ),
     "verify": Page(
         short="Check that targets are captured",
-        targets={**_TARGETS, **_POD},
+        targets={**TARGETS, **POD},
         examples={
             "weir verify": "every target of the file: rules, routes, the proxy's ports, families, rivals",
             "weir verify --netns pid:4711": "the namespace of a process",
+            "weir verify web --probe": "and real connections, out and in, that prove it",
         },
-        codes={"0": "all are captured", "1": "one is not, or not wholly", "2": _ERROR},
-        document=f"{_REPORTS}; what was checked is in checks.\n{_REPORT}",
+        codes={"0": "all are captured", "1": "one is not, or not wholly", "2": ERROR},
+        document=f'{REPORTS}; what was checked is in checks.\nWith --probe also "probes": [{{"target", "direction",'
+        f' "family", "captured": true, false or null (not proved), "said", "seen"}}, ...].\n{REPORT}',
     ),
     "status": Page(
         short="Show how targets stand, and their streams",
-        targets={**_TARGETS, **_POD},
+        targets={**TARGETS, **POD},
         examples={
             "weir status": "a table of the running daemon's targets, or of the file's",
             "weir status --netns web --output json": "one namespace, with every stream and counter",
             "weir status pod/shop/web-0": "a pod: who decided, how far it is, what it waits for, its table",
         },
-        codes={"0": "all could be looked at, captured or not", "2": _ERROR},
+        codes={"0": "all could be looked at, captured or not", "2": ERROR},
         document='{"targets": [REPORT, ...], "daemon": its own status, or null where none runs, "migrations": [{"name",'
         ' "netns", "direction", "step", "done"}, ...], "pods": [POD, ...] where targets are pods}.\n'
         "POD: pod, uid, namespace, name, enrolment, decision, step, captured, reason, hint, seconds (in this step),"
-        " uncaptured_seconds, waiting, netns, identity, notes, redirection, settings, target\n" + _REPORT,
+        " uncaptured_seconds, waiting, netns, identity, notes, redirection, settings, target\n" + REPORT,
     ),
+    **SEEING,
+    **TRACING,
     "doctor": Page(
         short="Examine this node: what is in the way, and what to do",
-        targets={**_TARGETS, "TARGET": "a name from the file; without one the node, and all of the file where it is"},
+        targets={
+            **TARGETS,
+            "TARGET": "a name from the file; without one the node, and all of the file where it is",
+            **POD,
+        },
         terms={
             "Findings": {
                 "error": "Something doesn't work, or won't.",
@@ -121,6 +87,7 @@ PAGES = {
         examples={
             "weir doctor": "this node, and the targets of the file or the daemon",
             "weir doctor web --output json": "the node and one target, for a program",
+            "weir doctor pod/shop/web-0": "the node and a pod of Kubernetes on it, in the agent's container",
             "weir doctor --netns host": "the node as a target: its own traffic is to be captured",
         },
         codes={"0": "all is well, but for notes", "1": "warnings, or something couldn't be checked", "2": "errors"},
@@ -129,7 +96,7 @@ PAGES = {
     ),
     "compare": Page(
         short="Prove two sets of rules equal, or show a packet",
-        targets=_ONE_TARGET,
+        targets=ONE_TARGET,
         terms={
             "Wanted differences": {
                 "forwarded-traffic": "Traffic that the namespace only forwards is left alone; the others capture it.",
@@ -153,7 +120,7 @@ PAGES = {
         codes={
             "0": "equal for all packets, but for differences that were expected",
             "1": "not equal: some packet fares differently",
-            "2": "unknown: a rule can't be read that may matter; or an " + _ERROR,
+            "2": "unknown: a rule can't be read that may matter; or an " + ERROR,
         },
         document='{"answer": "equal", "not equal" or "unknown", "families", "here", "there", "cells", "differences":'
         ' [DIFFERENCE, ...], "expected": [DIFFERENCE, ...], "unknown", "reasons"}.\n'
@@ -161,18 +128,18 @@ PAGES = {
     ),
     "wait": Page(
         short="Wait until a target is captured, or free of Weir",
-        targets={**_ONE_TARGET, **_POD},
+        targets={**ONE_TARGET, **POD},
         examples={
             "weir wait web": "return as soon as web is captured, after 30 s at most",
             "weir wait pod/shop/web-0 --timeout 60": "a pod of this node; one that isn't there yet is waited for",
             "weir wait web --for absent --timeout 5": "return as soon as nothing of Weir is in it",
         },
-        codes={"0": "it is so", "1": "it was not so in time", "2": _ERROR},
-        document=f'{{"targets": [REPORT], "reached": true or false}}.\n{_REPORT}',
+        codes={"0": "it is so", "1": "it was not so in time", "2": ERROR},
+        document=f'{{"targets": [REPORT], "reached": true or false}}.\n{REPORT}',
     ),
     "apply": Page(
         short="Capture targets: write what differs",
-        targets=_TARGETS,
+        targets=TARGETS,
         examples={
             "weir apply": "every target of /etc/weir/weir.toml",
             "weir apply --dry-run web": "show what would change, as `weir diff` does",
@@ -182,13 +149,13 @@ PAGES = {
         codes={
             "0": "all is as wanted (with --confirm: kept)",
             "1": "a target waits, for its proxy say (with --confirm: undone; with --dry-run: something differs)",
-            "2": _ERROR,
+            "2": ERROR,
         },
-        document=f'{_REPORTS}; with --confirm also "kept": true or false.\n{_REPORT}',
+        document=f'{REPORTS}; with --confirm also "kept": true or false.\n{REPORT}',
     ),
     "remove": Page(
         short="Release targets: leave nothing behind",
-        targets={**_TARGETS, "TARGET": "a name from the file"},
+        targets={**TARGETS, "TARGET": "a name from the file"},
         examples={
             "weir remove web": "now; captured streams end with an error",
             "weir remove web --drain 300": "captured streams may go on for five minutes",
@@ -197,21 +164,21 @@ PAGES = {
         codes={
             "0": "nothing is left",
             "1": "something is: a target was applied again meanwhile, or has to wait for another one",
-            "2": _ERROR,
+            "2": ERROR,
             "130": "interrupted (Ctrl-C): a drain goes on, and the next weir command or the daemon finishes it",
         },
-        document=f"{_REPORTS}\n{_REPORT}",
+        document=f"{REPORTS}\n{REPORT}",
     ),
     "confirm": Page(
         short="Keep what `apply --confirm` wrote",
-        targets=_ONE_TARGET,
+        targets=ONE_TARGET,
         examples={"weir confirm --netns host": "from any login, before the time is over"},
         codes={"0": "kept", "2": "error: nothing waits to be confirmed, say"},
         document='{"kept": true}',
     ),
     "migrate": Page(
         short="Move targets from another agent's rules to Weir's",
-        targets={**_TARGETS, "TARGET": "a name from the file"},
+        targets={**TARGETS, "TARGET": "a name from the file"},
         examples={
             "weir migrate web --dry-run": "compare, and show what would be put in and taken out",
             "weir migrate web": "from Istio's rules, say, to Weir's, while connections run",
@@ -221,7 +188,7 @@ PAGES = {
         codes={
             "0": "migrated, or nothing to migrate (with --dry-run: nothing is in the way)",
             "1": "refused: some packet would fare differently",
-            "2": "refused: nobody can tell whether all packets would fare alike; or an " + _ERROR,
+            "2": "refused: nobody can tell whether all packets would fare alike; or an " + ERROR,
         },
         document='{"targets": [{"target", "netns", "state": "migrated", "returned", "nothing", "ready" (--dry-run),'
         ' "refused" or "failed", "reason", "owners", "old", "changes", "comparison": as `weir compare` prints it, or'
@@ -253,7 +220,7 @@ class Group(TyperGroup):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 (typer's signature)
         """Write what holds for every command."""
-        _write(formatter, "Targets", _TARGETS)
+        _write(formatter, "Targets", TARGETS)
         first = {"weir diff --netns web": "what would change", "weir apply --netns web": "change it"}
         _write(formatter, "Examples", {**first, "weir COMMAND --help": "options, examples and exit codes of a command"})
         _write(formatter, "Exit codes", GENERAL_CODES)

@@ -120,6 +120,7 @@ def node_settings(
             program=program,
             bin_directory=bin_directory,
             conf_directory=conf_directory,
+            on_node=_on_node(),
             conf_name=conf_name,
             own_name=own_name,
             fail_open=names(fail_open),
@@ -141,6 +142,22 @@ def node_settings(
         plugin=installed,
         host_run_directory=host_run_directory,
     )
+
+
+def _on_node() -> tuple[Path, Path] | None:
+    """Return the plugin's folders as the node has them, by HOST_CNI_BIN_DIR and HOST_CNI_CONF_DIR.
+
+    Raises `ConfigError`.
+    """
+    names = ("HOST_CNI_BIN_DIR", "HOST_CNI_CONF_DIR")
+    programs, folder = (os.environ.get(each, "") for each in names)
+    if not programs and not folder:
+        return None
+    for name, path in zip(names, (programs, folder), strict=True):
+        if not path.startswith("/"):
+            hint = f"set {' and '.join(names)} to paths of the node, or neither"
+            raise ConfigError(f"{name} = {path!r}: wants an absolute path", hint=hint)
+    return Path(programs), Path(folder)
 
 
 def _server() -> str:

@@ -106,9 +106,17 @@ def need_root(command: str) -> None:
 
 
 def targets(
-    names: list[str] | None, netns: list[str] | None, file: Path | None, settings: list[str] | None
+    names: list[str] | None,
+    netns: list[str] | None,
+    file: Path | None,
+    settings: list[str] | None,
+    *,
+    empty: bool = False,
 ) -> tuple["Target", ...]:
-    """Return the targets that a command line means. Raises `ConfigError`, `TargetError`."""
+    """Return the targets that a command line means. Raises `ConfigError`, `TargetError`.
+
+    A file without a target, as an agent of Kubernetes has it, means none where it may be `empty`.
+    """
     pods.refuse(names)
     overrides = settings_given(settings)
     file = file or daemons_file()
@@ -119,7 +127,7 @@ def targets(
         return tuple(_of_namespace(each, written, overrides) for each in dict.fromkeys(netns))
     found = with_settings(_load(file).targets, overrides)
     if not names:
-        if not found:
+        if not found and not empty:
             raise ConfigError(f"{file or DEFAULT_FILE}: has no target", hint="add a [[target]], or use --netns")
         return found
     by_name = {target.name: target for target in found}

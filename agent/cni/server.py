@@ -6,6 +6,7 @@
          500, 503, 504        the agent can't tell, or not in time: the plugin finds out for itself
     POST /cmdadd              as Istio's plugin asks: 200 and nothing, or another status and the reason as text
 
+What headers say of a trace (W3C's traceparent, or B3) is where the trace of an ADD goes on; none is an error.
 A request that its sender no longer waits for, or that takes longer than the deadline, is cancelled.
 """
 
@@ -37,6 +38,7 @@ from agent.cni.protocol import (
 from agent.errors import ConfigError, NodeNamespace, TargetError, WeirError
 from agent.kernel.netns import identify, node_identity
 from agent.local_api import listening_socket, peer_user
+from agent.observe import spans
 from agent.observe.endpoints import http_log
 from agent.state import run_directory
 from rulesets.settings import shown
@@ -45,6 +47,9 @@ SOCKET_NAME = "cni.sock"
 AWAY_NAME = "cni.sock.away"  # where the plugin notes since when its STATUS has found nobody; agent/cni/plugin
 ISTIO_SOCKET = Path("/var/run/istio-cni/pluginevent.sock")
 DEADLINE = 8.0  # seconds for an answer; the plugin waits a little longer, so that it always hears the reason
+
+# Bytes of a header. One of a trace that is too long is passed over, not refused: it is none of the pod's.
+_MOST_HEADER = 1 << 16
 
 log = logging.getLogger("weir.cni")
 _MISFIT = "plugin and agent are of versions that don't fit: see whether the agent has installed its own plugin"
@@ -102,6 +107,7 @@ async def serve(
         handler_cancellation=True,
         shutdown_timeout=1.0,
         logger=http_log,
+        max_field_size=_MOST_HEADER,
     )
     await runner.setup()
     try:
@@ -124,23 +130,24 @@ def application(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         """Let only the owner and root in; say in the log and to `count` how each request fared."""
-        began = time.monotonic()
-        verb = request.match_info.get("verb", "cmdadd" if request.path == "/cmdadd" else "")
-        status = 499  # as web servers say it: the other side went away
-        try:
-            if (user := peer_user(request)) not in (0, os.geteuid()):
-                log.warning("a process of user %d may not ask: this socket is for its owner and for root", user)
-                answer: web.StreamResponse = _said_no(verb, 403, "this socket is for its owner and for root")
-            else:
-                answer = await handler(request)
-            status = answer.status
-            return answer
-        except web.HTTPException as error:
-            status = error.status
-            log.warning("request not understood: %s", error.reason)
-            return _said_no(verb, status, f"request not understood: {error.reason}")
-        finally:
-            count(Served(verb=verb, status=status, seconds=time.monotonic() - began))
+        with spans.reading(request.headers.items()):
+            began = time.monotonic()
+            verb = request.match_info.get("verb", "cmdadd" if request.path == "/cmdadd" else "")
+            status = 499  # as web servers say it: the other side went away
+            try:
+                if (user := peer_user(request)) not in (0, os.geteuid()):
+                    log.warning("a process of user %d may not ask: this socket is for its owner and for root", user)
+                    answer: web.StreamResponse = _said_no(verb, 403, "this socket is for its owner and for root")
+                else:
+                    answer = await handler(request)
+                status = answer.status
+                return answer
+            except web.HTTPException as error:
+                status = error.status
+                log.warning("request not understood: %s", error.reason)
+                return _said_no(verb, status, f"request not understood: {error.reason}")
+            finally:
+                count(Served(verb=verb, status=status, seconds=time.monotonic() - began))
 
     async def weirs(request: web.Request) -> web.Response:
         verb, body = request.match_info["verb"], await request.read()

@@ -250,6 +250,7 @@ class Cluster:
             stop_keeping=self.stop_keeping,
             namespace=settings.agent_namespace,
             daemon_set=settings.daemon_set,
+            node=settings.node,
             run_directory=self._around.directory,
         )
         await departure.depart(parts)

@@ -14,7 +14,7 @@ from agent.cni.keeping import keep
 from agent.cni.kubeconfig import Credentials
 from agent.cni.server import SOCKET_NAME
 from agent.daemon.node_settings import NodeSettings, Plugin
-from agent.errors import ConfigError
+from agent.errors import ConfigError, PermissionMissing
 from agent.pods import leavings
 
 log = logging.getLogger("weir.cni")
@@ -54,7 +54,7 @@ class Installing:
 
     async def run(self) -> None:
         """Keep it in place for ever."""
-        leavings.forget(self._run_directory)
+        await self._note_is_there()
         await self._credentials_are_there()
         refreshing = asyncio.create_task(self._refresh())
         try:
@@ -68,6 +68,18 @@ class Installing:
             refreshing.cancel()
             with suppress(asyncio.CancelledError):
                 await refreshing
+
+    async def _note_is_there(self) -> None:
+        """Wait until it is written down what is put on the node, for whoever takes it off without this agent."""
+        while True:
+            noted = leavings.leavings_of(self.installer.wanted, on_node=self._plugin.on_node)
+            try:
+                await asyncio.to_thread(leavings.note, noted, self._run_directory)
+            except PermissionMissing as error:
+                self._told(Standing(ready=False, reason=str(error), hint=error.hint))
+                await asyncio.sleep(RETRY)
+            else:
+                return
 
     async def _credentials_are_there(self) -> None:
         """Wait for what the plugin needs: a pod that starts while the agent is away would wait for it in vain."""

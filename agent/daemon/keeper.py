@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
+from agent.daemon import pace, passes
 from agent.daemon.refusing import decided_elsewhere, leaving
 from agent.daemon.removed import Removed
 from agent.daemon.slot import Slot
 from agent.daemon.threads import Threads
+from agent.daemon.watching import Told
+from agent.drift import Drift
 from agent.errors import DaemonError
 from agent.kernel.netns import Identity, Netns, identify
 from agent.state import Record, Records
@@ -18,8 +20,6 @@ from agent.targets import Absent, Outcome, State, Target
 from rulesets.model import Counter
 
 log = logging.getLogger("weir")
-# Seconds: counters that are younger are not read again, and all that a scrape spends on reading.
-FRESH, PATIENCE = 1.0, 0.5
 _TOLD_CHECKS = 10  # of the runtime one hears when a pod's namespace ends, so that this often it is looked up
 
 
@@ -37,22 +37,24 @@ class Keeper:
         observe: Callable[[Outcome], None],
         observe_read_back: Callable[[Outcome], None],
         ended: Callable[[str], None] = lambda _name: None,
+        told: Told | None = None,
     ) -> None:
         """`resync` and `drain` are in seconds: between two looks without cause, and for targets that leave the file.
 
         `observe` is called with the outcome of each pass, `observe_read_back` when what it wrote was read back, `ended`
-        with the name of a target that is kept no more. `flags` are those of the tables (`Handle`).
+        with the name of a target that is kept no more. `flags` are those of the tables (`Handle`). `told` hears of
+        drift.
         """
-        self._threads = threads
-        self._flags = flags
         self._records = records
-        self._resync = resync
         self._drain = drain
         self._observe = observe
         self._observe_read_back = observe_read_back
         self._name_ended = ended
         self._slots: dict[str, Slot] = {}  # by the namespace, as written
-        self._holders: dict[Identity, Slot] = {}
+        holders: dict[Identity, Slot] = {}
+        self._slot = partial(
+            Slot, threads=threads, flags=flags, records=records, resync=resync, holders=holders, told=told
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, Target] = {}
         self._removed = Removed(records.directory / "removed.json")
@@ -70,6 +72,20 @@ class Keeper:
     def counted(self) -> tuple[tuple[Outcome, tuple[Counter, ...]], ...]:
         """The newest outcome of each target with the counters of its rules, as they were last read."""
         return tuple((_outcome(slot), slot.counters) for slot in self._slots.values())
+
+    def drifts(self, name: str) -> tuple[Drift, ...]:
+        """Return the newest drifts of a target by its name, the last of them last; none where it isn't known."""
+        return next((slot.drifts for slot in self._slots.values() if slot.target.name == name), ())
+
+    @property
+    def drifted(self) -> tuple[tuple[Outcome, tuple[Drift, ...]], ...]:
+        """The newest outcome of each target with its newest drifts."""
+        return tuple((_outcome(slot), slot.drifts) for slot in self._slots.values())
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """What keeps each target, in the targets' order."""
+        return tuple(self._slots.values())
 
     @property
     def settled(self) -> bool:
@@ -183,20 +199,12 @@ class Keeper:
                 slot.wake()
 
     def check_identities(self) -> None:
-        """Look at every target soon whose name means another namespace by now."""
+        """Look at every target soon whose name means another namespace by now; of many at some, each time others."""
         self._checks += 1
-        for slot in self._slots.values():
-            if not slot.told or self._checks % _TOLD_CHECKS == 0:
+        crowd = max(1, len(self._slots) // pace.CROWD)
+        for number, slot in enumerate(self._slots.values()):
+            if (number + self._checks) % (_TOLD_CHECKS if slot.told else crowd) == 0:
                 slot.check_identity()
-
-    async def count(self) -> None:
-        """Read the counters of the rules again, the oldest first, for as long as a scrape can wait."""
-        old = [slot for slot in self._slots.values() if slot.counted < time.monotonic() - FRESH]
-        reads = [asyncio.ensure_future(slot.count()) for slot in sorted(old, key=lambda slot: slot.counted)]
-        if reads:
-            _, late = await asyncio.wait(reads, timeout=PATIENCE)
-            for each in late:
-                each.cancel()
 
     async def until(self, names: Iterable[str], holds: Callable[[Outcome], bool]) -> tuple[Outcome, ...]:
         """Wait until a pass that began after this call holds for each target; return those outcomes.
@@ -245,18 +253,9 @@ class Keeper:
         return f"{target.name} ({target.netns})" if target.name in self._wanted else target.name
 
     def _start(self, target: Target) -> Slot:
-        slot = Slot(
-            target,
-            threads=self._threads,
-            flags=self._flags,
-            records=self._records,
-            resync=self._resync,
-            holders=self._holders,
-            done=self._after_pass,
-            read_back=self._after_read_back,
-        )
+        slot = self._slot(target, done=self._after_pass, read_back=self._after_read_back)
         self._slots[target.netns] = slot
-        task = asyncio.get_running_loop().create_task(slot.run(), name=f"target {target.name}")
+        task = asyncio.get_running_loop().create_task(slot.run(), name=f"target {target.name}", context=passes.apart())
         self._tasks.add(task)
         task.add_done_callback(partial(self._ended, slot))
         return slot
@@ -269,15 +268,16 @@ class Keeper:
             log.critical("%s is kept no longer", task.get_name(), exc_info=error)
         if not self._known([slot.target.name]):
             self._name_ended(slot.target.name)
+            passes.forget(slot.target.name)
         if not self._closed:
             self._tell()
 
     def _after_pass(self, slot: Slot) -> None:
-        self._observe(_outcome(slot))
+        passes.report(_outcome(slot), self._observe)
         self._tell()
 
     def _after_read_back(self, slot: Slot) -> None:
-        self._observe_read_back(_outcome(slot))
+        passes.report(_outcome(slot), self._observe_read_back)
         self._tell()
 
     def _tell(self) -> None:

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from agent.cni.protocol import VERBS
 from agent.cni.server import Served
 from agent.mesh.status import Counters
+from agent.observe.spans import exemplar
 from agent.pods.standing import PodState, Step
 from agent.sources.kubernetes.counting import SECONDS as CALL_SECONDS
 from agent.sources.kubernetes.counting import CallCount
@@ -90,7 +91,7 @@ class NodeMetrics:
         status = served.status if served.status in _STATUSES else 500
         self._requests.labels(response_code=str(status)).inc()
         if served.verb:
-            self._seconds.labels(verb=served.verb).observe(served.seconds)
+            self._seconds.labels(verb=served.verb).observe(served.seconds, exemplar=exemplar())
 
     def changed(self, kind: str) -> None:
         """Count a change of a pod: add, update or delete."""

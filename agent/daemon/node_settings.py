@@ -32,6 +32,7 @@ _WHERE = "enablement selectors"
 class Plugin:
     """What is installed for the container runtime. `program` is the plugin as the image has it.
 
+    `on_node` are the folders of programs and of configurations as the node itself has them; None: at the same paths.
     `credentials` is a folder with ``token`` and ``ca.crt`` of the plugin's own account; None installs no way to the
     API, and then the plugin can't tell what to do while the agent is away.
     """
@@ -39,6 +40,7 @@ class Plugin:
     program: Path = Path("/opt/weir/weir-cni")
     bin_directory: Path = Path("/host/opt/cni/bin")
     conf_directory: Path = Path("/host/etc/cni/net.d")
+    on_node: tuple[Path, Path] | None = None
     conf_name: str = ""
     own_name: str = ""
     fail_open: tuple[str, ...] = ()
@@ -108,4 +110,9 @@ def names(text: str) -> tuple[str, ...]:
 def captured_by(defaults: Mapping[str, object]) -> tuple[Capture, bool]:
     """Return how pods are captured that say nothing else, and whether another agent's rules are replaced."""
     target = target_file.target("defaults", "defaults", defaults)
+    if target.observe:
+        raise ConfigError(
+            f"defaults: observe = {list(map(str, target.observe))}: is for targets of a file, not for a node's pods",
+            hint="WEIR_POD_SERIES gives pods series of their own, of what costs next to nothing",
+        )
     return target.wish.capture if isinstance(target.wish, Captured) else Capture(), target.migrate

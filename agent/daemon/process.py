@@ -4,7 +4,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.errors import Busy, PermissionMissing
@@ -36,6 +36,9 @@ def alone(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise Busy(f"another daemon runs already: it holds {path}", hint="`weir status` asks it") from None
         yield
+        with suppress(OSError):
+            if os.listdir(path.parent) == [path.name]:  # an uninstall has left nothing else
+                path.unlink()
 
 
 def raise_file_limit() -> None:

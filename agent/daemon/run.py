@@ -9,17 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from agent import local_api, report
+from agent.daemon.drifting import Drifting, documents
+from agent.daemon.ears import Ears
+from agent.daemon.figures import Figures
+from agent.daemon.flows import series
 from agent.daemon.forever import forever
 from agent.daemon.keeper import Keeper
 from agent.daemon.process import alone, raise_file_limit
 from agent.daemon.said import Said, log_outcome
-from agent.daemon.saved import files_naming_our_tables
+from agent.daemon.saved import warn_of_saved_tables
 from agent.daemon.settings import Settings, read_file
 from agent.daemon.threads import Threads
 from agent.errors import DaemonError, WeirError
 from agent.kernel import features, memory
 from agent.observe import endpoints
-from agent.observe.metrics import MOST_TARGETS, Metrics
+from agent.observe.metrics import Metrics
 from agent.observe.notify import monotonic_microseconds, notify, watchdog_interval
 from agent.report import Report
 from agent.sources import file as target_file
@@ -45,7 +49,7 @@ def run(settings: Settings) -> None:
     lacking = _lacking_features()
     flags = OWNED if settings.own and features.PERSISTENT_TABLES not in lacking else None
     if flags is not None:
-        _warn_of_saved_tables()
+        warn_of_saved_tables()
     raise_file_limit()
     records = Records(by_daemon=True)
     with (
@@ -64,14 +68,6 @@ def _lacking_features() -> frozenset[str]:
     for each in features.missing(findings):
         log.warning("%s", each)
     return frozenset(each.feature.name for each in findings if not each.present)
-
-
-def _warn_of_saved_tables() -> None:
-    for each in files_naming_our_tables():
-        log.warning(
-            "%s names a table of Weir's: while the daemon owns that, the file doesn't load; take the table out of it",
-            each,
-        )
 
 
 async def _until_stopped(settings: Settings, records: Records, threads: Threads, flags: tuple[str, ...] | None) -> None:
@@ -95,9 +91,9 @@ class _Run:
         self._stop = asyncio.Event()
         self._failed = ""  # why it stops by itself
         self._cluster: Cluster | None = None
-        # A node's pods are counted together: 500 of them would be 30,000 series, and as many questions to the kernel.
-        most = MOST_TARGETS if settings.kubernetes is None else 0
+        most = series(kubernetes=settings.kubernetes is not None)
         self._metrics = Metrics(lambda: self._keeper.counted, most=most)
+        self._drifting = Drifting(self._metrics.registry)
         self._keeper = Keeper(
             threads=threads,
             flags=flags,
@@ -107,7 +103,10 @@ class _Run:
             observe=self._observe,
             observe_read_back=self._observe_read_back,
             ended=self._said.forget,
+            told=self._drifting,
         )
+        self.figures = Figures(self._keeper, threads, self._said).read
+        self._ears = Ears(self._keeper, threads, records, self._metrics.registry, most=most)
 
     async def until_stopped(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,11 +116,9 @@ class _Run:
         if self._settings.kubernetes is not None:
             self._keeper.take(targets)  # none; later it would release the pods that are kept by then
             await self._start_cluster()
-        count = self._keeper.count if self._cluster is None else None
-        http = await endpoints.serve(self._settings.listen, self._metrics.registry, self._why_not_ready, count)
-        others = await endpoints.serve(
-            self._settings.metrics or endpoints.Listen(), self._metrics.registry, None, count
-        )
+        registry, count = self._metrics.registry, self._ears.count
+        http = await endpoints.serve(self._settings.listen, registry, self._why_not_ready, count)
+        others = await endpoints.serve(self._settings.metrics or endpoints.Listen(), registry, None, count)
         api = await local_api.serve(self, self._records.directory / local_api.SOCKET_NAME)
         loop.add_signal_handler(signal.SIGHUP, self._reload_and_log)
         background = [
@@ -129,6 +126,7 @@ class _Run:
             asyncio.create_task(forever(self._watch_file), name="file"),
             asyncio.create_task(forever(self._watch_identities), name="identities"),
             asyncio.create_task(forever(self._watch_cgroups), name="cgroups"),
+            *self._ears.tasks(),
             asyncio.create_task(self._say_ready_and_alive(), name="service manager"),
         ]
         self._records.clear_away()
@@ -143,6 +141,7 @@ class _Run:
             await self._cluster.end(departing=not self._failed)
         for task in background:
             task.cancel()
+        self._ears.close()
         await self._keeper.close()
         for runner in (api, http, others):
             if runner is not None:
@@ -163,6 +162,7 @@ class _Run:
             self._fail,
             self._metrics.registry,
         )
+        self._drifting.event, self._cluster.probes.drifted = self._cluster.pods.drifted, self._drifting.on_node
         await self._cluster.start()
 
     def _fail(self, why: str) -> None:
@@ -174,7 +174,7 @@ class _Run:
 
     def status(self) -> dict[str, object]:
         return {
-            "targets": [report.of_outcome(each).document() for each in self._keeper.outcomes],
+            "targets": documents(self._keeper.drifted),
             "file": str(self._settings.file),
             "file_error": self._file_error,
             "pid": os.getpid(),

@@ -1,6 +1,7 @@
 """What the log has of targets: each change once."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from agent.targets import Absent, Outcome, State
@@ -9,11 +10,12 @@ log = logging.getLogger("weir")
 
 
 class Said:
-    """What was last said of each target."""
+    """What was last said of each target, and how often that it was written."""
 
     def __init__(self) -> None:
         """Begin with nothing said."""
         self._said: dict[str, tuple[State, str]] = {}
+        self.applied = Counter[str]()  # how often each was written
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget all others."""
@@ -23,10 +25,12 @@ class Said:
     def forget(self, name: str) -> None:
         """Forget a target."""
         self._said.pop(name, None)
+        self.applied.pop(name, None)
 
     def tell(self, outcome: Outcome) -> None:
         """Log the outcome of a pass, where it is news."""
         name, said = outcome.target.name, (outcome.state, outcome.reason)
+        self.applied[name] += bool(outcome.plan) and outcome.state in (State.APPLIED, State.DEGRADED, State.REMOVED)
         before = self._said.get(name)
         self._said[name] = said
         if outcome.state is State.DRAINING and before is not None and before[0] is State.DRAINING:

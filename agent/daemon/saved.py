@@ -1,5 +1,6 @@
 """Saved rulesets that name a table of Weir's: an owned table in one keeps the whole file from loading."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,17 @@ from rulesets.pod import POD_TABLE
 PLACES = ("/etc", "/etc/sysconfig")
 _TABLE = re.compile(rf"^[^#\n]*\btable\s+inet\s+(?:{POD_TABLE}|{HOST_TABLE})\b", re.MULTILINE)
 _MOST = 4 * 2**20  # bytes that are read of one file
+
+log = logging.getLogger("weir")
+
+
+def warn_of_saved_tables() -> None:
+    """Log a warning of each file in which a table of Weir's stands."""
+    for each in files_naming_our_tables():
+        log.warning(
+            "%s names a table of Weir's: while the daemon owns that, the file doesn't load; take the table out of it",
+            each,
+        )
 
 
 def files_naming_our_tables(places: tuple[str, ...] = PLACES) -> tuple[Path, ...]:

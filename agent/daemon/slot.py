@@ -3,27 +3,27 @@
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from agent.daemon import pace
 from agent.daemon.bell import Bell
+from agent.daemon.passes import read_back
 from agent.daemon.threads import Threads
+from agent.daemon.watching import Told, Watch
 from agent.daemon.weighing import Weighing
-from agent.daemon.work import listeners_of, make_pass, opened
+from agent.daemon.work import Passed, Seen, look, make_pass, opened
+from agent.drift import Drift
 from agent.errors import NamespaceMissing, NotANamespace, WeirError
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Identity, Netns, identify
-from agent.kernel.sockets import Listener
-from agent.reconcile import read_back, to_be_read_back
+from agent.reconcile import BEHIND_THE_ANSWER, to_be_read_back
 from agent.state import Records
 from agent.targets import Absent, Outcome, State, Target, TargetPlan
 from rulesets.model import Counter
 
 log = logging.getLogger("weir")
-_MOST_CHANGES = 64  # read at once: whoever changes rules without end must not keep the loop
 
 
 class Slot:
@@ -40,14 +40,14 @@ class Slot:
         "_handle",
         "_holders",
         "_hurry",
-        "_listeners",
-        "_listening",
         "_read_back",
         "_records",
         "_resync",
         "_rivals",
+        "_seen",
         "_threads",
         "_wake",
+        "_watch",
         "answered",
         "asked",
         "counted",
@@ -71,11 +71,12 @@ class Slot:
         holders: "dict[Identity, Slot]",
         done: Callable[["Slot"], None],
         read_back: Callable[["Slot"], None],
+        told: Told | None = None,
     ) -> None:
         """Take what is needed; nothing happens before `run`. `resync` is in seconds.
 
         Each pass ends with `done`; one that wrote is followed by `read_back`. `flags` are those of the table
-        (`Handle`). `holders` is shared: who has which namespace open. Two names can mean one.
+        (`Handle`). `holders` is shared: who has which namespace open. Two names can mean one. `told` hears of drift.
         """
         self.target = target
         self.outcome: Outcome | None = None
@@ -91,10 +92,15 @@ class Slot:
         self._done = done
         self._read_back = read_back
         self._handle: Handle | None = None
-        self._listening: tuple[socket.socket, ...] = ()
-        self._listeners: frozenset[Listener] = frozenset()  # as they were just before the newest pass
+        self._seen: Seen | None = None  # as it was just before the newest pass
         self._wake, self._hurry = Bell(), Bell()
+        self._watch = Watch(self._wake.ring, told)
         self._alike = 0
+
+    @property
+    def drifts(self) -> tuple[Drift, ...]:
+        """The newest drifts, the last of them last; a few are remembered."""
+        return self._watch.drifts
 
     def want(self, target: Target, *, leaving: bool = False) -> None:
         """Replace the wish. A pass that is under way ends, and another one follows for the new wish.
@@ -123,6 +129,11 @@ class Slot:
         found = self._handle.netns.identity if self._handle else identify(Netns(self.target.netns).file)
         return str(found) == identity
 
+    @property
+    def handle(self) -> Handle | None:
+        """The namespace where it is open; it may be closed at any moment."""
+        return self._handle
+
     def check_identity(self) -> None:
         """Wake when the target's name has come to mean another namespace, or none. Costs one stat."""
         if self._handle is not None and not self._still_meant(self._handle):
@@ -143,8 +154,11 @@ class Slot:
             while not self.retired:
                 self._wake.silence()
                 self._hurry.silence()
+                self._watch.begin()
                 asked, target = self.asked, self.target
-                looked = outcome = self._rivals.noted(await self._look(target))
+                passed = await self._look(target)
+                looked = outcome = self._rivals.noted(passed.outcome)
+                drifted = self._watch.judge(looked, passed.seen, away=passed.away)
                 self._alike = self._alike + 1 if self.outcome and self.outcome.state is outcome.state else 1
                 outcome = self._take_note(outcome)
                 if isinstance(target.wish, Absent) and outcome.state in (State.REMOVED, State.UNCHANGED):
@@ -155,19 +169,22 @@ class Slot:
                 self._done(self)
                 outcome = await self._witnessed(outcome)
                 await self._weigh(outcome, looked.plan)
-                del looked  # its plan would be most of the memory while the slot rests
+                del looked, passed  # its plan would be most of the memory while the slot rests
                 if asked == self.asked and not self.retired:
-                    await self._rest(outcome)
+                    await self._rest(outcome, drifted=drifted)
         finally:
-            self._ignore()
+            self._watch.ignore()
         if self.forgets and self._handle is not None:  # while it is open, no other can have its identity
             self._records.forget(self._handle.netns.identity)
         await self._let_go()
 
-    async def _look(self, target: Target) -> Outcome:
+    async def _look(self, target: Target) -> Passed:
         started = time.monotonic()
         if self._handle is not None and not self._still_meant(self._handle):
+            if identify(Netns(target.netns).file) is not None:
+                self._watch.replaced(target)
             await self._let_go()
+        seen = None
         try:
             if self._handle is None:
                 self._handle = await self._threads.work(opened, target.netns, self._flags)
@@ -175,29 +192,33 @@ class Slot:
             holder = self._holders.setdefault(handle.netns.identity, self)
             if holder is not self:
                 await self._let_go()
-                return self._give_way(target, holder)
-            self._listen()
-            self._listeners, outcome = await self._threads.work(make_pass, target, handle, self._records)
-            if outcome.state is State.FAILED and not self._still_meant(handle):
+                return Passed(outcome=self._give_way(target, holder))
+            self._watch.listen(handle)
+            first = self._seen is None
+            passed = await self._threads.work(make_pass, target, handle, self._records, first=first)
+            self._seen = seen = passed.seen
+            if passed.outcome.state is State.FAILED and not self._still_meant(handle):
                 await self._let_go()
                 raise NamespaceMissing(f"netns = {target.netns!r}: it went away or became another one half-way")
+            return passed
         except WeirError as error:
             missing = isinstance(error, NamespaceMissing | NotANamespace)
             gone = missing and isinstance(target.wish, Absent)
             state = State.REMOVED if gone else State.WAITING if missing else State.FAILED
             spent = time.monotonic() - started
-            return Outcome(target=target, state=state, reason=str(error), hint=error.hint, seconds=spent)
+            outcome = Outcome(target=target, state=state, reason=str(error), hint=error.hint, seconds=spent)
+            return Passed(seen=seen, outcome=outcome)
         except Exception as error:
             log.exception("target %s (netns %s)", target.name, target.netns)
             await self._let_go()
-            return _unexpected(target, error)
-        return outcome
+            return Passed(outcome=_unexpected(target, error))
 
     async def _witnessed(self, outcome: Outcome) -> Outcome:
         """Have what a pass wrote read back, now that whoever waited for it is answered; return what came of it."""
         handle = self._handle
         if handle is None or not to_be_read_back(outcome):
             return outcome
+        await asyncio.sleep(BEHIND_THE_ANSWER)
         try:
             outcome = await self._threads.follow_up(read_back, outcome, handle)
         except Exception as error:
@@ -209,8 +230,10 @@ class Slot:
 
     async def _weigh(self, outcome: Outcome, plan: TargetPlan | None) -> None:
         """Look at what others' rules take of the target; where that has changed, the next pass says so."""
-        ours = plan.rules.desired if plan is not None else None
-        if await self._rivals.weigh(outcome, ours, self._handle, self._threads):
+        ours, before = plan.rules.desired if plan is not None else None, self._rivals.found
+        changed = await self._rivals.weigh(outcome, ours, self._handle, self._threads)
+        self._watch.weighed(outcome.target, before, self._rivals.found, done=self._rivals.due is None)
+        if changed:
             self._wake.ring()
 
     def _give_way(self, target: Target, holder: "Slot") -> Outcome:
@@ -234,59 +257,36 @@ class Slot:
     def _still_meant(self, handle: Handle) -> bool:
         return identify(Netns(self.target.netns).file) == handle.netns.identity
 
-    async def _rest(self, outcome: Outcome) -> None:
+    async def _rest(self, outcome: Outcome, *, drifted: bool) -> None:
         """Wait for the next pass: for a new wish not at all, for what may be part of a burst a moment."""
         if outcome.state is State.FAILED:
-            self._read_all()  # what the attempt itself has changed and taken back is no reason to try again at once
+            # What the attempt itself has changed and taken back is no reason to try again at once.
+            self._watch.read_all()
             self._wake.silence()
-        await self._hurry.heard_within(pace.rest(outcome, told=self.told))
-        loop, is_open = asyncio.get_running_loop(), self._handle is not None
-        pause = pace.pause(outcome, alike=self._alike, resync=self._resync, is_open=is_open, told=self.told)
+        await self._hurry.heard_within(pace.rest(outcome, told=self.told and not drifted))
+        loop, is_open, open_ones = asyncio.get_running_loop(), self._handle is not None, len(self._holders)
+        resync = pace.stretched(self._resync, told=self.told, of=open_ones)
+        pause = pace.pause(outcome, alike=self._alike, resync=resync, is_open=is_open)
         pause = pause if self._rivals.due is None else min(pause, self._rivals.due)
         pass_at = loop.time() + pause - pace.REST
         while not self._wake.rung and (left := pass_at - loop.time()) > 0:
-            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open, told=self.told)
+            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open, told=self.told, of=open_ones)
             if not await self._wake.heard_within(min(left, look_after)):
-                if look_after < left and await self._listeners_changed():
+                if look_after < left and await self._seen_otherwise():
                     return
                 self._alike += outcome.state is State.WAITING
 
-    async def _listeners_changed(self) -> bool:
-        """Tell whether others listen than the last time: a fraction of what a pass costs."""
+    async def _seen_otherwise(self) -> bool:
+        """Tell whether others listen than the last time, or a setting is another: a fraction of what a pass costs."""
         if self._handle is not None:
             with contextlib.suppress(WeirError, OSError):  # a pass says what is wrong
-                return await self._threads.work(listeners_of, self._handle) != self._listeners
+                return await self._threads.work(look, self._handle) != self._seen
         return True
-
-    def _listen(self) -> None:
-        """Have the loop wake this slot when rules, routes or interfaces of the open namespace change."""
-        if self._handle is None or self._listening:
-            return
-        self._listening = self._handle.subscribe()
-        for each in self._listening:
-            asyncio.get_running_loop().add_reader(each.fileno(), self._read_away, each)
-
-    def _read_away(self, changes: socket.socket) -> None:
-        """Read what has come. That something came, or was lost for want of room, is all that counts."""
-        with contextlib.suppress(OSError):
-            for _ in range(_MOST_CHANGES):
-                changes.recv(65536)
-        self._wake.ring()
-
-    def _read_all(self) -> None:
-        for each in self._listening:
-            self._read_away(each)
-
-    def _ignore(self) -> None:
-        # Before the sockets are closed: the loop would go on watching whatever gets their numbers next.
-        for each in self._listening:
-            asyncio.get_running_loop().remove_reader(each.fileno())
-        self._listening = ()
 
     async def _let_go(self) -> None:
         """Close the namespace, so that it can go; off the workers' path, since the kernel may take its time."""
-        self._ignore()
-        handle, self._handle = self._handle, None
+        self._watch.ignore()
+        handle, self._handle, self._seen = self._handle, None, None
         if handle is not None:
             try:
                 await self._threads.follow_up(handle.close)

@@ -1,10 +1,12 @@
 """The daemon's threads beside its loop."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
+
+from agent.observe.spans import carried
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -22,17 +24,24 @@ class Threads:
         """Take the executors, which are ended by whoever made them."""
         self._workers, self._working = workers, asyncio.Semaphore(_TURNS)
         self._afterwards, self._following = afterwards, asyncio.Semaphore(_TURNS)
-        self._asked = 0  # calls for workers that are under way, or wait for their turn
+        self._asked = 0  # waited for: calls for workers, under way or yet to begin, and starts of pods
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def work(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call something in a worker; return what it returns."""
+        made = carried(lambda: call(*args, **kwargs))
+        with self.waited_for():
+            async with self._working:
+                return await asyncio.get_running_loop().run_in_executor(self._workers, made)
+
+    @contextmanager
+    def waited_for(self) -> Iterator[None]:
+        """Have what nobody waits for let go first whatever is done until the block ends."""
         self._asked += 1
         self._idle.clear()
         try:
-            async with self._working:
-                return await asyncio.get_running_loop().run_in_executor(self._workers, lambda: call(*args, **kwargs))
+            yield
         finally:
             self._asked -= 1
             if not self._asked:
@@ -43,8 +52,9 @@ class Threads:
 
         Closing a namespace after a change waits for a grace period of the kernel (6 to 25 ms).
         """
+        made = carried(lambda: call(*args, **kwargs))
         async with self._following:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_LONGEST_LULL):
                     await self._idle.wait()
-            return await asyncio.get_running_loop().run_in_executor(self._afterwards, lambda: call(*args, **kwargs))
+            return await asyncio.get_running_loop().run_in_executor(self._afterwards, made)

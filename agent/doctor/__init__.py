@@ -4,7 +4,7 @@ It changes nothing. Each module has the facts of one subject, the one place wher
 judge them and touch nothing; `examine` puts them together.
 """
 
-from agent.doctor.examine import Node, examine
+from agent.doctor.examine import Node, examine, of_target
 from agent.doctor.findings import Diagnosis, Finding, Level
 
-__all__ = ["Diagnosis", "Finding", "Level", "Node", "examine"]
+__all__ = ["Diagnosis", "Finding", "Level", "Node", "examine", "of_target"]

@@ -65,6 +65,11 @@ def examine(targets: Iterable[Target], node: Node) -> Diagnosis:
     )
 
 
+def of_target(target: Target, *, holders: ports.Holders) -> tuple[Finding, ...]:
+    """Return what is wrong in one target alone, the worst first: the node isn't looked at, nor what it is able to."""
+    return ordered(_target(target, links=(), holders=holders).findings)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Result:
     findings: tuple[Finding, ...]
@@ -256,6 +261,8 @@ def _pasted(found: Finding, target: Target) -> Finding:
     if not found.command or found.check in _ON_NODE:
         return found
     if found.command.startswith("weir "):
+        if target.name.startswith("pod/"):
+            return replace(found, do=f"{found.do}; for pods it is a value of Weir's chart, under capture", command="")
         weir, verb, *rest = found.command.split(" ")
         return replace(found, command=" ".join([weir, verb, "--netns", shlex.quote(target.netns), *rest]))
     return replace(found, command=f"nsenter --net={shlex.quote(Netns(target.netns).file)} {found.command}")

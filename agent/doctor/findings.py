@@ -43,6 +43,14 @@ class Diagnosis:
     examined: tuple[str, ...]
     checks: int
 
+    def with_findings(self, found: Iterable[Finding]) -> "Diagnosis":
+        """Return it with findings of others: one check each, and of targets that it may not have examined."""
+        found = tuple(found)
+        where = dict.fromkeys((*self.examined, *(each.where for each in found)))
+        return Diagnosis(
+            findings=ordered((*self.findings, *found)), examined=tuple(where), checks=self.checks + len(found)
+        )
+
     def count(self, level: Level) -> int:
         """Return how many findings are of a level."""
         return sum(each.level is level for each in self.findings)

@@ -4,6 +4,7 @@ Sources: net/netfilter/nfnetlink.c (nfnetlink_rcv_batch), net/netfilter/nf_table
 """
 
 import errno
+import threading
 
 from agent.errors import GenerationMoved, KernelError, PermissionMissing, TableHeld
 from agent.kernel.rawnetlink import RawNetlink, Receipt
@@ -12,6 +13,12 @@ from rulesets.netlink import QUESTION, Batch
 _QUESTION_END = 1
 _EVERYTHING = -1
 _UNANSWERED = "the kernel did not acknowledge it: nothing is known to have changed"
+_thread = threading.local()
+
+
+def sent() -> int:
+    """Return how many bytes of batches this thread has sent: what a pass took is the difference of two answers."""
+    return int(getattr(_thread, "sent", 0))
 
 
 def acknowledges_end(netlink: RawNetlink) -> bool:
@@ -37,6 +44,7 @@ def send(netlink: RawNetlink, batch: Batch, *, generation: int | None = None) ->
     # The end is acknowledged only when all is done. Any message before it also when the batch fails further on, for the
     # kernel reads on to find every error: then everything that there is must be read.
     last = batch.acknowledged if batch.end_acknowledged else _EVERYTHING
+    _thread.sent = sent() + len(batch.data)
     receipts = netlink.exchange(batch.data if generation is None else batch.at(generation), last=last)
     # What comes after the first refusal may be refused only because of it.
     for each in receipts:

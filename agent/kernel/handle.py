@@ -2,8 +2,7 @@
 
 A handle writes with a netlink socket of its own, which it keeps: closing one after a change costs a grace period of the
 kernel, and one that is open answers without the namespace being entered. It also pins the namespace: close the handle
-when the namespace goes. It reads with libnftables, which knows nothing of how rules were written: an independent
-witness.
+when the namespace goes. It reads with libnftables, an independent witness: it knows nothing of how rules get there.
 """
 
 import dataclasses
@@ -185,6 +184,12 @@ class Handle:
             state = tablequery.table_state(netlink, table)
             return state.owner if state is not None and state.owner != netlink.port else 0
 
+    @contextmanager
+    def netfilter(self) -> Iterator[RawNetlink]:
+        """Have the kept socket for other questions to netfilter, as long as the block lasts."""
+        with self._lock:
+            yield self._open("netfilter")
+
     def base_chains(self) -> tuple[tablequery.BaseChain, ...]:
         """Return the chains that the kernel calls in the namespace, whosever they are."""
         with self._lock:
@@ -277,11 +282,10 @@ class Handle:
         with self._lock:
             for each in self._subscriptions:
                 each.close()
-            self._subscriptions = ()
             for held in (self._netlink, self._kept):
                 if held is not None:
                     held.close()
-            self._netlink = self._kept = None
+            self._subscriptions, self._netlink, self._kept = (), None, None
             self.netns.close()
 
 

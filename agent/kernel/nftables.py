@@ -146,6 +146,20 @@ class Tables:
                 self._context.set_numeric_prio_output(numeric)
                 self._context.set_json_output(True)
 
+    def numbered(self, table: TableName) -> str:
+        """Return a table as nft's text, each rule with its handle, without counts. Raises `KernelError`."""
+        with self._lock:
+            self._context.set_json_output(False)
+            self._context.set_handle_output(True)
+            self._context.set_stateless_output(True)
+        try:
+            return self._list(f"list table {table}")
+        finally:
+            with self._lock:
+                self._context.set_handle_output(False)
+                self._context.set_stateless_output(False)
+                self._context.set_json_output(True)
+
     def _list(self, command: str) -> str:
         with self._lock, _library_in_use:
             code, output, said = self._context.cmd(command)

@@ -178,7 +178,9 @@ class Rtnetlink:
     def _routes(self, request: bytes, statement: str) -> tuple[bytes, ...]:
         return _listed(self._netlink.dump(_RTM_GETROUTE, request, statement=statement), statement)
 
-    def route(self, destination: Address, *, source: Address | None = None, arriving_by: int = 0) -> Route:
+    def route(
+        self, destination: Address, *, source: Address | None = None, arriving_by: int = 0, mark: int = 0
+    ) -> Route:
         """Ask how a packet would be routed: one that is sent from here, or one that arrives by an interface (index).
 
         Of one that arrives the kernel checks the way back as well (rp_filter): a failure is EXDEV.
@@ -189,6 +191,7 @@ class Rtnetlink:
         body += attribute(1, destination.packed)
         body += attribute(2, source.packed) if source else b""
         body += attribute(3, struct.pack("=I", arriving_by)) if arriving_by else b""
+        body += attribute(16, struct.pack("=I", mark)) if mark else b""
         statement = f"ip route get {destination}" + (f" from {source}" if source else "")
         answer = self._lax.ask(_RTM_GETROUTE, body, statement=statement)
         if answer.errno or not answer.messages:

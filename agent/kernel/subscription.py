@@ -14,7 +14,7 @@ _NETLINK_ADD_MEMBERSHIP = 1
 
 def subscribed_to_rules() -> socket.socket:
     """Return a socket of the calling thread's namespace for rules alone. Raises `KernelError`."""
-    return _listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
+    return listening(NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,))
 
 
 def subscribed() -> tuple[socket.socket, ...]:
@@ -24,13 +24,14 @@ def subscribed() -> tuple[socket.socket, ...]:
     """
     tables = subscribed_to_rules()
     try:
-        return tables, _listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
+        return tables, listening(socket.NETLINK_ROUTE, tuple(_RTNLGRP.values()))
     except BaseException:
         tables.close()
         raise
 
 
-def _listening(protocol: int, groups: tuple[int, ...]) -> socket.socket:
+def listening(protocol: int, groups: tuple[int, ...]) -> socket.socket:
+    """Return a socket of the calling thread's namespace that hears of these groups. Raises `KernelError`."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     opened = socket.socket(socket.AF_NETLINK, kind, protocol)
     try:

@@ -1,13 +1,17 @@
 """From a pod that is wanted to one that is captured."""
 
+import asyncio
 import os
 import time
+from contextlib import nullcontext
 
 from agent.cni.protocol import Verdict
 from agent.errors import NamespaceMissing
 from agent.kernel.netns import Netns, identify
 from agent.mesh.status import Acknowledged, Refused, Standing
 from agent.mesh.wire import Workload
+from agent.observe import spans
+from agent.pods import traces
 from agent.pods.course import Course
 from agent.pods.probes import targets_of
 from agent.pods.releasing import Releasing
@@ -15,7 +19,7 @@ from agent.pods.request import Request
 from agent.pods.standing import Step
 from agent.pods.surroundings import PASS, Surroundings
 from agent.pods.wishes import Wanted
-from agent.reconcile import to_be_read_back
+from agent.reconcile import BEHIND_THE_ANSWER, to_be_read_back
 from agent.sources.kubernetes.facts import Pod
 from agent.sources.kubernetes.sandboxes import Sandbox, Unfit, foreign_runtime, look
 from agent.sources.kubernetes.sandboxes.runtimes import unfit
@@ -39,7 +43,8 @@ class Capturing:
         runs = wish.pod.addresses and course.not_before <= now()
         if runs and course.wanted_at is None and not (course.request or course.early or course.target):
             course.wanted_at = outside_since(course, wish.pod)
-        sandbox = await self._sandbox(course, wish)
+        with spans.child("find sandbox") if course.sandbox is None else nullcontext():
+            sandbox = await self._sandbox(course, wish)
         if sandbox is None or course.rung():
             return
         self._announce(course, sandbox)
@@ -50,6 +55,7 @@ class Capturing:
         if not isinstance(standing, Acknowledged) and not kept:
             await self._wait_for_proxy(course, standing)
             return
+        spans.has_come(traces.PROXY)
         await self._probes(course, wish, sandbox)
         if course.rung() and course.target is None:
             return  # something else may be wanted by now, and nothing is redirected yet
@@ -136,6 +142,7 @@ class Capturing:
         descriptor = opened(sandbox)
         try:
             self._by.proxies.want(workload_of(course.pod), descriptor)
+            spans.waits(traces.PROXY)
         finally:
             os.close(descriptor)
         course.announced = sandbox.identity
@@ -146,7 +153,8 @@ class Capturing:
         if probed != course.probed:
             if course.step is not Step.CAPTURED:
                 course.at(Step.PROBES, "the node's table is to let its probes through")
-            await self._by.probes.put(course.uid, probed)
+            with spans.child("put probes", {"weir.probes": len(probed)}):
+                await self._by.probes.put(course.uid, probed)
             course.probed = probed
 
     async def _wait_for_proxy(self, course: Course, standing: Standing | None) -> None:
@@ -196,6 +204,8 @@ class Capturing:
 
     async def _captured(self, course: Course, outcome: Outcome) -> None:
         asked = course.request is not None
+        if asked:
+            spans.event("answered", {"weir.verdict": str(Verdict.CAPTURED)})
         course.answer(Verdict.CAPTURED, outcome.reason if outcome.state is State.DEGRADED else "")
         course.late = now() - course.wanted_at if course.wanted_at is not None else 0.0
         if course.uncaptured is None or course.wanted_at is not None:
@@ -208,6 +218,7 @@ class Capturing:
             self._redirect(course, "enabled")
 
     async def _remember(self, course: Course, sandbox: Sandbox) -> None:
+        await asyncio.sleep(BEHIND_THE_ANSWER)
         kept = await self._by.threads.work(self._by.memory.remember, sandbox)
         if course.sandbox is sandbox:
             course.sandbox = kept

@@ -21,6 +21,8 @@ from agent.cni.installer import Installer
 from agent.errors import WeirError
 from agent.pods import leavings
 from agent.pods.standing import PodState
+from agent.sources.kubernetes.api import Presence
+from agent.state import run_directory
 
 log = logging.getLogger("weir")
 T = TypeVar("T")
@@ -36,8 +38,8 @@ _FILES = 5.0  # seconds for the plugin and its entry: a disk that hangs must not
 class Api(Protocol):
     """What is asked of the API: `agent.sources.kubernetes.api.Api`."""
 
-    async def daemon_set(self, namespace: str, name: str) -> bool | None:
-        """Tell whether a DaemonSet is there and not being deleted; None: nobody can say."""
+    async def daemon_set(self, namespace: str, name: str) -> Presence:
+        """Tell whether a DaemonSet is there and not being deleted. Raises nothing."""
 
 
 class Pods(Protocol):
@@ -67,7 +69,7 @@ class Parts:
 
     `installer` is None where no plugin was installed. `stop_keeping` ends the tasks that would put the plugin's entry
     and the node's table back. `daemon_set` is empty where no DaemonSet has started this process: then everything stays.
-    `grace`: seconds for all of it.
+    `grace`: seconds for all of it. `node` is the node's name.
     """
 
     api: Api
@@ -78,6 +80,7 @@ class Parts:
     namespace: str
     daemon_set: str
     grace: float = GRACE
+    node: str = "NODE"
     run_directory: Path | None = None
 
 
@@ -105,9 +108,10 @@ async def depart(parts: Parts) -> Departed:
         if going is Going.UNKNOWN:
             log.warning(
                 "the API doesn't say whether DaemonSet %s/%s is still there: everything stays as it is; if Weir was"
-                " uninstalled, `weir remove --all` on this node takes it away",
+                " uninstalled: %s",
                 parts.namespace,
                 parts.daemon_set,
+                _sweeping(parts),
             )
         return Departed(going=going)
     log.info("DaemonSet %s/%s is gone: uninstalling within %.0f s", parts.namespace, parts.daemon_set, parts.grace)
@@ -115,32 +119,38 @@ async def depart(parts: Parts) -> Departed:
     for each in left:
         log.warning("left behind: %s", each)
     if left:
-        log.warning("`weir remove --all` on this node takes away what is left")
+        log.warning("to take away what is left: %s", _sweeping(parts))
     else:
+        leavings.clear(parts.run_directory)
         log.info("nothing of Weir is left on this node")
     return Departed(going=going, left=left)
 
 
 async def going_for(api: Api, namespace: str, daemon_set: str, seconds: float = _ASKING) -> Going:
-    """Tell why the agent stops: a DaemonSet that is gone is asked for twice, and after silence for some seconds."""
+    """Tell why the agent stops: a DaemonSet that is gone is asked for twice, and after silence for some seconds.
+
+    An account without any right stands for one that is gone only where nothing else is heard in all that time: rights
+    are missing for a moment, too, while an API server starts or somebody writes them anew.
+    """
     if not daemon_set:
         return Going.RESTART
-    gone = False
     end = _now() + seconds
+    heard: set[Presence] = set()
+    forbidden: list[float] = []  # when
     while (left := end - _now()) > 0:
-        answer = None
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(left):
                 answer = await api.daemon_set(namespace, daemon_set)
-        except (TimeoutError, WeirError):
-            pass
-        if answer is True:
-            return Going.RESTART
-        if answer is False and gone:
-            return Going.UNINSTALL
-        gone = gone or answer is False
+            if answer is Presence.THERE:
+                return Going.RESTART
+            if answer is Presence.GONE and answer in heard:
+                return Going.UNINSTALL
+            heard.add(answer)
+            forbidden += [_now()] if answer is Presence.FORBIDDEN else []
         await asyncio.sleep(min(_PAUSE, max(0.0, end - _now())))
-    return Going.UNKNOWN
+    # To the end, and not once before an API that has been silent since.
+    lasting = bool(forbidden) and end - forbidden[-1] < seconds / 2 < forbidden[-1] - forbidden[0]
+    return Going.UNINSTALL if lasting and Presence.UNKNOWN not in heard else Going.UNKNOWN
 
 
 async def _uninstalled(parts: Parts, end: float) -> tuple[str, ...]:
@@ -170,18 +180,18 @@ async def _released(pods: Pods, end: float) -> tuple[PodState, ...]:
 
 
 async def _off_the_node(parts: Parts, installer: Installer, end: float) -> list[str]:
-    """Take the plugin off the node, noting it down before."""
-
-    def take() -> tuple[str, ...]:
-        leavings.note(leavings.leavings_of(installer.wanted), parts.run_directory)
-        left = leavings.removed(installer, parts.run_directory)
-        if not left:
-            leavings.forget(parts.run_directory)
-        return left
-
+    """Take the plugin off the node, and then the note of where it is (`Installing` writes that)."""
+    taking = asyncio.to_thread(leavings.removed, [installer], parts.run_directory)
     left: list[str] = []
-    found = await _tried(f"the plugin in {installer.wanted.conf_directory}", asyncio.to_thread(take), left, end)
+    found = await _tried(f"the plugin in {installer.wanted.conf_directory}", taking, left, end)
     return [*left, *(found or ())]
+
+
+def _sweeping(parts: Parts) -> str:
+    """Return the line that sweeps a node, where Weir isn't installed: from its image, with the node's root in /host."""
+    folder = parts.run_directory or run_directory()
+    debug = f"kubectl debug node/{parts.node} -it --profile=sysadmin --image=IMAGE-OF-WEIR"
+    return f"`{debug} -- env WEIR_RUN_DIR={leavings.NODE}{folder} weir remove --all`"
 
 
 async def _tried(what: str, doing: Awaitable[T], left: list[str], end: float) -> T | None:

@@ -7,7 +7,9 @@ from contextlib import suppress
 
 from agent.cni.protocol import Answer, Request
 from agent.cni.protocol import Sandbox as Asked
+from agent.drift import Drift
 from agent.errors import WeirError
+from agent.pods import traces
 from agent.pods.answers import Answers
 from agent.pods.beginning import Beginning
 from agent.pods.course import Course
@@ -20,11 +22,12 @@ from agent.pods.standing import PodState, Step
 from agent.pods.states import state_of, state_without_course
 from agent.pods.steps import Steps
 from agent.pods.surroundings import Surroundings
+from agent.pods.telling import tell_drift
 from agent.pods.wishes import Unclear, Unwanted, Wish, wish_of
 from agent.sources.kubernetes.eligibility import Policy
 from agent.sources.kubernetes.facts import REDIRECTION, Pod
 from agent.state import now
-from agent.targets import Outcome
+from agent.targets import Outcome, Target
 from rulesets.capture import Capture
 
 log = logging.getLogger("weir")
@@ -135,6 +138,12 @@ class Pods:
         if course is not None and not self._closed:
             course.passed(outcome)
 
+    def drifted(self, target: Target, drift: Drift) -> None:
+        """Have an Event on the pod whose rules somebody has changed."""
+        course = self._by_netns.get(target.netns)
+        if course is not None:
+            tell_drift(course, drift, self._redirection.event)
+
     def change_defaults(self, defaults: Capture, *, migrate: bool) -> None:
         """Capture pods so that say nothing else."""
         self._defaults, self._migrate = defaults, migrate
@@ -177,7 +186,9 @@ class Pods:
 
     async def add(self, pod: Pod, asked: Asked, patience: float) -> Answer:
         """Have a pod captured in a sandbox; return how that went."""
-        return await self._course(pod).add(asked, patience)
+        traces.asked(pod)
+        with self._threads.waited_for():
+            return await self._course(pod).add(asked, patience)
 
     def started_outside(self, pod: Pod, asked: Asked) -> None:
         """Take note of a pod that starts uncaptured."""

@@ -9,9 +9,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
+from agent.drift import Culprit
+from agent.drift.deeds import culprit_of
 from agent.errors import KernelError, PermissionMissing, TableHeld, TargetError
+from agent.kernel import notifications
 from agent.kernel.handle import Handle
 from agent.kernel.netns import Netns
 from agent.kernel.subscription import subscribed_to_rules
@@ -43,6 +47,8 @@ class NodeTable:
         self._handle: Handle | None = None
         self._elements: dict[Place, str] | None = None  # as written, each with its owner; None before that
         self._changes: socket.socket | None = None
+        self._suspect = 0  # the port of who changed the table, until the kernel tells whose it is
+        self.culprit: Culprit | None = None  # of the newest change by others
 
     def change(self, wishes: Mapping[Place, str | None]) -> None:
         """Have each of these elements be a pod's, by its uid, or nobody's (None), and leave all others as they are.
@@ -112,15 +118,27 @@ class NodeTable:
 
         Looked for as bytes: on a node others change their tables all the time, by thousands of elements.
         """
-        if _NAME not in told or self._handle is None:
+        if self._handle is None:
+            return False
+        if _NAME not in told:
+            if self._suspect and notifications.port_of(told) == self._suspect:
+                self._note_culprit(told)
             return False
         ours, at = self._handle.port, 0
         while at + _HEADER.size <= len(told):
             length, _, _, _, port = _HEADER.unpack_from(told, at)
             if port != ours and _NAME in told[at : at + length]:
+                self._suspect = port
                 return True
             at += max(_HEADER.size, length + 3 & ~3)
         return False
+
+    def _note_culprit(self, told: bytes) -> None:
+        """Take the process from the message that ends a transaction, where it is one."""
+        with suppress(KernelError):
+            for each in notifications.of_tables(told):
+                if isinstance(each, notifications.Commit):
+                    self.culprit, self._suspect = culprit_of(each.process, each.name), 0
 
     def _opened(self) -> Handle:
         if self._handle is None:

@@ -9,6 +9,7 @@ from agent.errors import WeirError
 from agent.pods.neighbours import Memory
 from agent.pods.probes import Threads
 from agent.pods.request import same_place
+from agent.reconcile import BEHIND_THE_ANSWER
 from agent.sources.kubernetes.facts import Pod
 from agent.sources.kubernetes.sandboxes import Sandbox, look
 
@@ -53,6 +54,7 @@ class Outside:
 
     async def _remember(self, uid: str, asked: Asked) -> None:
         try:
+            await asyncio.sleep(BEHIND_THE_ANSWER)
             await self._threads.follow_up(self._look_and_remember, uid, asked)
         except (WeirError, OSError) as error:
             log.debug("%s: its sandbox is not remembered: %s", asked, error)

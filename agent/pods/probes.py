@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import ParamSpec, Protocol, TypeVar
 
+from agent.drift import MOST_DRIFTS, Drift, Kind
 from agent.errors import TargetError, WeirError
 from agent.pods.node_table import NodeTable, Place
 from agent.sources.kubernetes.facts import Pod
 from agent.targets import HOST
+from agent.words import printable
 from rulesets.capture import PROBE_SOURCES
-from rulesets.host import ProbeTarget, elements_of, sets_of
+from rulesets.host import HOST_TABLE, ProbeTarget, elements_of, sets_of
 from rulesets.model import Element
 from rulesets.vocabulary import Address, ModelError
 
@@ -34,6 +37,9 @@ class Threads(Protocol):
 
     async def follow_up(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call something that takes its time."""
+
+    def waited_for(self) -> contextlib.AbstractContextManager[None]:
+        """Have follow-ups let go first whatever is done until the block ends."""
 
 
 def targets_of(pod: Pod, addresses: Iterable[Address] = ()) -> tuple[ProbeTarget, ...]:
@@ -87,11 +93,14 @@ class NodeProbes:
         self._unread: tuple[float, float] | None = None  # when the first and the last write were that nobody has read
         self._sooner = asyncio.Event()
         self.mended = 0
+        self.drifts: tuple[Drift, ...] = ()
+        self.drifted: Callable[[Drift], None] | None = None  # who is told, once there is somebody
         self.error = ""
 
     def document(self) -> dict[str, object]:
         """Return how the table stands, as JSON has it."""
-        return {"elements": self.elements, "mended": self.mended, "error": self.error}
+        drifts = [each.document() for each in self.drifts]
+        return {"elements": self.elements, "mended": self.mended, "error": self.error, "drifts": drifts}
 
     @property
     def elements(self) -> int:
@@ -244,6 +253,16 @@ class NodeProbes:
             more = [f"  ... and {len(lines) - _MOST_LINES} lines more"] if len(lines) > _MOST_LINES else []
             said = "\n".join(lines[:_MOST_LINES] + more)
             log.warning("the node's table of probes was changed by somebody else, and is mended:\n%s", said)
+            self._tell(lines)
+
+    def _tell(self, lines: list[str]) -> None:
+        culprit, self._table.culprit = self._table.culprit, None
+        more = f" (and {len(lines) - 1} lines more)" if len(lines) > 1 else ""
+        words = f"table inet {HOST_TABLE} was changed: {printable(lines[0].strip())}{more}"
+        drift = Drift(kind=Kind.NODE_ELEMENT, said=words, culprit=culprit, at=time.time())
+        self.drifts = (*self.drifts, drift)[-MOST_DRIFTS:]
+        if self.drifted is not None:
+            self.drifted(drift)
 
     def _note_write(self) -> None:
         now = asyncio.get_running_loop().time()

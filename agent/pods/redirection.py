@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from agent.errors import WeirError
+from agent.observe import spans
 from agent.pods.course import Course
 from agent.pods.neighbours import Api
 from agent.sources.kubernetes.facts import Pod
@@ -67,7 +68,8 @@ class Redirection:
             while (value := self._wanted.get(course.uid)) is not None and not course.gone:
                 try:
                     async with self._turns:
-                        await self._api.redirect_state(course.pod, value or None)
+                        with spans.child("write status", {"weir.annotation": value}):
+                            await self._api.redirect_state(course.pod, value or None)
                     course.redirection = value
                 except WeirError as error:
                     if said != str(error):

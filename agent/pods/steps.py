@@ -6,6 +6,7 @@ proxies, the node's table. Every step is skipped where it is taken already, so t
 something else is wanted.
 """
 
+from agent.pods import traces
 from agent.pods.capturing import Capturing
 from agent.pods.course import Course
 from agent.pods.releasing import Releasing
@@ -26,10 +27,12 @@ class Steps:
 
     async def enrol(self, course: Course, wish: Wanted) -> None:
         """Take the steps that are missing until the pod is captured, or say what it waits for."""
-        await self._capturing.enrol(course, wish)
+        with traces.enrolling(course):
+            await self._capturing.enrol(course, wish)
 
     async def release(self, course: Course, wish: Unwanted) -> None:
         """Take the steps that are missing until nothing is left of Weir."""
+        traces.given_up(course.pod, wish.reason)
         await self._releasing.release(course, wish)
 
     async def let_go(self, course: Course) -> None:
@@ -39,9 +42,11 @@ class Steps:
     async def undo(self, course: Course) -> None:
         """Leave nothing behind of an ADD that has failed."""
         await self._releasing.undo(course)
+        traces.given_up(course.pod, course.failed)
 
     def told(self, course: Course, before: Step) -> None:
         """Say in the log, and on the pod, that it has come from a step to where it is."""
+        traces.stepped(course)
         if course.step is Step.CAPTURED and before is not Step.CAPTURED and course.uncaptured is not None:
             self._by.captured(course.uncaptured)
         tell(course, before, self._by.redirection.event)

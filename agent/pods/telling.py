@@ -3,6 +3,7 @@
 import logging
 from typing import Protocol
 
+from agent.drift import Drift
 from agent.pods.course import Course
 from agent.pods.standing import Step
 from agent.sources.kubernetes.facts import Pod
@@ -26,6 +27,12 @@ class Event(Protocol):
 
     def __call__(self, pod: Pod, reason: str, note: str, *, warning: bool) -> None:
         """Keep it."""
+
+
+def tell_drift(course: Course, drift: Drift, event: Event) -> None:
+    """Have an Event on a pod whose rules, or what they need, somebody has changed; the log has it already."""
+    by = f", by {drift.culprit}" if drift.culprit else ""
+    event(course.pod, "CaptureDrift", f"{drift.kind}: {drift.said}{by}"[:1000], warning=True)
 
 
 def tell(course: Course, before: Step, event: Event) -> None:

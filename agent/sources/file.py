@@ -1,4 +1,4 @@
-"""Targets from a TOML file: ``[defaults]``, and a ``[[target]]`` each with `name`, `netns`, `migrate` and any setting.
+"""Targets from a TOML file: ``[defaults]``, and a ``[[target]]`` each with `name`, `netns`, and settings.
 
 A file is good as a whole or not at all: the first error names file, line, target and setting, and nothing is taken.
 """
@@ -13,9 +13,9 @@ from pathlib import Path
 
 from agent.errors import ConfigError, TargetError
 from agent.kernel.netns import Netns
-from agent.targets import HOST, Captured, Target
+from agent.targets import HOST, Captured, Observation, Target
 from rulesets.capture import Capture
-from rulesets.settings import CaptureError, boolean, shown
+from rulesets.settings import CaptureError, boolean, choices, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", re.ASCII)
 # A plain host captures what its own processes open; ssh inwards stays as it is, and its resolver too.
@@ -83,25 +83,34 @@ def parse(text: str, where: str) -> TargetFile:
 def target(name: str, netns: str, settings: Mapping[str, object]) -> Target:
     """Return the target of a namespace with these settings over the defaults. Raises `CaptureError`, `TargetError`."""
     where = Netns(netns)
-    migrate, rest = _apart(settings)
+    own, rest = _apart(settings)
     values = {**(_HOST_DEFAULTS if where.text == HOST else {}), **rest}
     wish = _captured(Capture.parse(_with_numeric_user(values)))
-    return Target(name=name, netns=where.text, wish=wish, migrate=migrate)
+    return Target(name=name, netns=where.text, wish=wish, migrate=own.migrate, observe=own.observe)
 
 
 def changed(target: Target, settings: Mapping[str, object]) -> Target:
     """Return a target with some settings of its capture replaced. Raises `CaptureError`."""
     if not isinstance(target.wish, Captured):
         return target
-    migrate, rest = _apart({"migrate": target.migrate, **settings})
+    own, rest = _apart({"migrate": target.migrate, "observe": target.observe, **settings})
     capture = target.wish.capture.changed(_with_numeric_user(rest))
-    return replace(target, wish=Captured(capture=capture), migrate=migrate)
+    return replace(target, wish=Captured(capture=capture), migrate=own.migrate, observe=own.observe)
 
 
-def _apart(settings: Mapping[str, object]) -> tuple[bool, dict[str, object]]:
-    """Return `migrate`, the one setting of a target that says nothing of its rules, and the others."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Own:
+    """The settings of a target that say nothing of its rules."""
+
+    migrate: bool
+    observe: tuple[Observation, ...]
+
+
+def _apart(settings: Mapping[str, object]) -> tuple[_Own, dict[str, object]]:
+    """Return the settings that say nothing of the rules, and the others."""
     rest = dict(settings)
-    return boolean("migrate", rest.pop("migrate", False)), rest
+    migrate = boolean("migrate", rest.pop("migrate", False))
+    return _Own(migrate=migrate, observe=choices(Observation)("observe", rest.pop("observe", ()))), rest
 
 
 @lru_cache(maxsize=256)

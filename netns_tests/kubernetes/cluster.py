@@ -10,13 +10,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from netns_tests.kubernetes import node_parts
-from netns_tests.kubernetes.api_server import ApiServer
+from netns_tests.kubernetes.control_plane import ADDRESS, ControlPlane
 from netns_tests.kubernetes.machine import hierarchies
 from netns_tests.kubernetes.programs import program
 from netns_tests.patience import slow
@@ -24,74 +25,19 @@ from netns_tests.world import eventually
 
 __all__ = ["PROGRAMS", "Cluster", "Machine"]
 
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "helm")
-_API = "10.99.0.1"
-_SERVICES = "10.96.0.0/16,fd00:10:96::/112"
+PROGRAMS = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+    "helm",
+)
 _PODS = ("10.244.0.0/16", "fd00:10:244::/48")
 _PREFIX = "weir-node-"
-_OTHERWISE = ("--disable-admission-plugins", "--bind-address", "--service-cluster-ip-range")  # than without nodes
-_KINDS = (("certificate", "crt"), ("key", "key"))
 _DYING = ("setpriv", "--pdeathsig", "KILL", "--")  # when the test's process does, however that happens
-
-
-class ControlPlane(ApiServer):
-    """The API as nodes see it, with controllers and the scheduler."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.port = self._ports[0]
-        self.url = f"https://{_API}:{self.port}"
-
-    def start(self) -> None:
-        """Start the API server, and what works by it."""
-        super().start()
-        folder = self.directory
-        common = ("--leader-elect=false", "--bind-address=127.0.0.1", f"--cert-dir={folder}")
-        controllers = self.user("kube-controller-manager", "/CN=system:kube-controller-manager")
-        self._run(
-            "kube-controller-manager",
-            f"--kubeconfig={controllers}",
-            f"--service-account-private-key-file={folder}/sa.key",
-            f"--root-ca-file={self.authority}",
-            "--use-service-account-credentials=true",
-            *common,
-        )
-        scheduler = self.user("kube-scheduler", "/CN=system:kube-scheduler")
-        self._run("kube-scheduler", f"--kubeconfig={scheduler}", *common)
-
-    def user(self, name: str, subject: str) -> Path:
-        """Return a kubeconfig for somebody with a certificate."""
-        self._certificate(name, "client", subject)
-        files = {f"client-{kind}": str(self.directory / f"{name}.{end}") for kind, end in _KINDS}
-        return self.kubeconfig_of(files, name)
-
-    def server(self, name: str, *addresses: str) -> tuple[Path, Path]:
-        """Return the certificate and the key of a server."""
-        names = ",".join([f"DNS:{name}", *(f"IP:{each}" for each in addresses)])
-        self._certificate(f"{name}-server", "server", f"/CN={name}", names)
-        return self.directory / f"{name}-server.crt", self.directory / f"{name}-server.key"
-
-    def _certificate(self, name: str, kind: str, subject: str, names: str = "") -> None:
-        also = f",IP:{_API},IP:10.96.0.1,DNS:kubernetes.default.svc" if name == "server" else ""
-        super()._certificate(name, kind, subject, names + also)
-
-    def _run(self, name: str, *arguments: str) -> None:
-        if name != "kube-apiserver":
-            super()._run(name, *arguments)
-            return
-        folder = self.directory
-        super()._run(
-            name,
-            *(each for each in arguments if not each.startswith(_OTHERWISE)),
-            "--bind-address=0.0.0.0",
-            f"--advertise-address={_API}",
-            f"--service-cluster-ip-range={_SERVICES}",
-            "--allow-privileged=true",
-            "--kubelet-preferred-address-types=InternalIP",
-            f"--kubelet-certificate-authority={self.authority}",
-            f"--kubelet-client-certificate={folder}/admin.crt",
-            f"--kubelet-client-key={folder}/admin.key",
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +66,22 @@ class Machine:
             done = subprocess.run(entered, stdin=given, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, f"{self.name}: {' '.join(argv)}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def write(self, path: Path, text: str) -> None:
+        """Have a file on the node, whole from the start."""
+        with tempfile.NamedTemporaryFile("w") as told:
+            told.write(text)
+            told.flush()
+            half = path.with_name(f".{path.name}")
+            self.run(
+                "sh",
+                "-c",
+                'mkdir -p "$(dirname "$1")"; cat > "$1"; mv "$1" "$2"',
+                "sh",
+                str(half),
+                str(path),
+                feed=Path(told.name),
+            )
 
     def load(self, archive: Path) -> None:
         """Have an image on the node."""
@@ -173,7 +135,7 @@ class Cluster:
     def _network(self) -> None:
         _ip("link", "set", "lo", "up")
         _ip("link", "add", "br0", "type", "bridge")
-        _ip("address", "add", f"{_API}/24", "dev", "br0")
+        _ip("address", "add", f"{ADDRESS}/24", "dev", "br0")
         _ip("address", "add", "fd99::1/64", "dev", "br0", "nodad")
         _ip("link", "set", "br0", "up")
         _forward("sysctl")
@@ -193,7 +155,7 @@ class Cluster:
             "unpacked": str(node_parts.unpacked()),
             "images": [str(each) for each in (node_parts.pause(), node_parts.busybox())],
             "programs": {each: str(program(each)) for each in ("kubelet", "kube-proxy")},
-            "api": _API,
+            "api": ADDRESS,
             "port": self.api.port,
             "addresses": planned.addresses,
             "pods": planned.pods,
@@ -244,7 +206,7 @@ class Cluster:
         _ip("address", "add", f"{four}/24", "dev", "eth0", where=there)
         _ip("address", "add", f"{six}/64", "dev", "eth0", "nodad", where=there)
         _ip("link", "set", "eth0", "up", where=there)
-        _ip("route", "add", "default", "via", _API, where=there)
+        _ip("route", "add", "default", "via", ADDRESS, where=there)
         _ip("-6", "route", "add", "default", "via", "fd99::1", where=there)
         for network, address in zip(machine.pods, machine.addresses, strict=True):
             _ip("route", "add", network, "via", address)

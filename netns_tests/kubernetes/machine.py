@@ -135,6 +135,7 @@ def _daemons(told: dict[str, Any]) -> None:
     for path, text in node_files.files(told).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
+    node_files.STATIC.mkdir(parents=True)
     _start("containerd")
     _until(lambda: _tried("ctr", "version"), "containerd answers")
     for each in told["images"]:

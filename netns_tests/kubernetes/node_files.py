@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CONFLIST", "PAUSE", "files"]
+__all__ = ["CONFLIST", "PAUSE", "STATIC", "files"]
 
 CONFLIST = Path("/etc/cni/net.d/10-pods.conflist")
+STATIC = Path("/etc/kubernetes/manifests")
 PAUSE = "localhost/pause:1"
 _CONTAINERD = f"""version = 2
 [plugins."io.containerd.grpc.v1.cri"]
@@ -77,6 +78,10 @@ def _kubelet(told: Mapping[str, Any]) -> dict[str, Any]:
         "imageGCLowThresholdPercent": 99,
         "nodeStatusUpdateFrequency": "2s",
         "syncFrequency": "5s",
+        "staticPodPath": str(STATIC),
+        "fileCheckFrequency": "2s",
+        # What the tests' proxy tells is read from there.
+        "containerLogMaxSize": "100Mi",
     }
 
 

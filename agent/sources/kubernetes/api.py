@@ -8,6 +8,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,15 @@ SIDECAR_LABEL = "security.istio.io/tlsMode=istio"
 _PATIENCE = 2.0  # seconds for what Events still wait, when the agent ends
 # What the API lets an object be called. Nothing else is there, and nothing else may become part of a path.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+class Presence(StrEnum):
+    """What the API says of a DaemonSet. `FORBIDDEN`: it says nothing, since the account may do nothing at all."""
+
+    THERE = "there"
+    GONE = "gone"
+    FORBIDDEN = "forbidden"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +124,23 @@ class Api:
         """
         self._events.tell(pod, reason, note, warning=warning)
 
-    async def daemon_set(self, namespace: str, name: str) -> bool | None:
-        """Tell whether a DaemonSet is there and to stay. None: that can't be told, as when the API doesn't answer.
+    async def daemon_set(self, namespace: str, name: str) -> Presence:
+        """Tell whether a DaemonSet is there and to stay. Raises nothing.
 
-        Also gone is one whose service account has lost all rights: an uninstall takes those too. A token that isn't
-        taken says nothing, for it ends with the agent's pod, which somebody may have deleted by force.
+        An account that has lost all rights is told apart, since an uninstall takes those too; so does an API server for
+        a moment while it starts. A token that isn't taken says nothing, for it ends with the agent's pod, which
+        somebody may have deleted by force.
         """
         try:
-            found = await self._object(
-                f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}", "daemonsets", namespace, name
-            )
+            path = f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}"
+            found = await self._object(path, "daemonsets", namespace, name)
+            metadata = {} if found is None else mapping("metadata", found.get("metadata"))
+        except FieldError:
+            return Presence.UNKNOWN
         except ApiError as error:
-            return await self._has_rights() if error.status == 403 else None
-        return found is not None and mapping("metadata", found.get("metadata")).get("deletionTimestamp") is None
+            return await self._without_rights() if error.status == 403 else Presence.UNKNOWN
+        going = found is None or metadata.get("deletionTimestamp") is not None
+        return Presence.GONE if going else Presence.THERE
 
     async def sidecars_elsewhere(self, most: int = 500) -> tuple[Pod, ...]:
         """Return pods of the whole cluster with the label of Istio's sidecars, so many at most. Raises `ApiError`.
@@ -150,13 +164,13 @@ class Api:
                 continue
         return tuple(found)
 
-    async def _has_rights(self) -> bool | None:
-        """Return False where the account has lost everything; a single right that is missing says nothing."""
+    async def _without_rights(self) -> Presence:
+        """Tell whether the account has lost everything; a single right that is missing says nothing."""
         try:
             await self.requests.get("/api/v1/namespaces", resource="namespaces", verb="list", query={"limit": "1"})
         except ApiError as error:
-            return False if error.status in (401, 403) else None
-        return None
+            return Presence.FORBIDDEN if error.status == 403 else Presence.UNKNOWN
+        return Presence.UNKNOWN
 
     async def _object(self, path: str, resource: str, *names: str) -> Mapping[str, object] | None:
         from agent.sources.kubernetes.calls import document

@@ -17,6 +17,7 @@ import msgspec
 from lightkube.core.exceptions import ConfigError as LightkubeConfigError
 
 from agent.errors import ApiError
+from agent.observe import spans
 from agent.sources.kubernetes.clients import Client
 from agent.sources.kubernetes.counting import CallCount, Counts
 from agent.state import now
@@ -148,7 +149,7 @@ class Calls:
             path,
             params={"fieldManager": "weir"},
             content=msgspec.json.encode(body),
-            headers={"Content-Type": kind},
+            headers={"Content-Type": kind, **spans.headers()},
         )
         return await self._answer(request, resource=resource, verb=verb, seconds=DEADLINE)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from netns_tests.kubernetes.cluster import Cluster
-from netns_tests.kubernetes.cluster_tests.webs import Webs, fetched, until_answered
+from netns_tests.kubernetes.cluster_tests.webs import Webs, fetched
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,7 +33,8 @@ def test_a_service_and_a_port_of_the_node_lead_to_pods(cluster: Cluster, webs: W
     pods = webs.pods()
     names = {each["metadata"]["name"] for each in pods}
     for address in webs.service:
-        until_answered(cluster.nodes[0], pods[0], address, names)
+        assert fetched(cluster.nodes[0], pods[0], address, 80) in names
     a, b = cluster.nodes
     for node, here, other, there in ((a, pods[0], b, pods[1]), (b, pods[1], a, pods[0])):
-        assert fetched(node, here, other.addresses[0], webs.host_port) == there["metadata"]["name"]
+        for address in other.addresses:
+            assert fetched(node, here, address, webs.host_port) == there["metadata"]["name"]

@@ -15,6 +15,7 @@ from agent.kernel.netns import Identity
 from agent.sources.kubernetes.sandboxes.layout import Place, place_of, pods_on
 from agent.sources.kubernetes.sandboxes.runtimes import foreign_program
 from agent.sources.kubernetes.sandboxes.sandbox import Why
+from agent.words import printable
 
 _MOST_BYTES = 1 << 16  # of a file there; a cgroup's path has at most 4096
 _STARTED = 19  # field of /proc/PID/stat after the last ")", proc_pid_stat(5); in ticks since boot
@@ -22,7 +23,10 @@ _STARTED = 19  # field of /proc/PID/stat after the last ")", proc_pid_stat(5); i
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
-    """One process of a pod. `netns` is None where it can't be told, and `denied` says why where it is kept from us."""
+    """One process of a pod, with its name as it can be printed.
+
+    `netns` is None where it can't be told, and `denied` says why where it is kept from us.
+    """
 
     pid: int
     started: int
@@ -108,7 +112,7 @@ def _take(
 
 
 def _process(pid: int, place: Place, directory: int) -> Process:
-    stat = _content("stat", directory).decode(errors="replace")
+    stat = _content("stat", directory).decode(errors="backslashreplace")
     name = stat[stat.index("(") + 1 : stat.rindex(")")]
     names = {name}
     with suppress(OSError):
@@ -126,7 +130,7 @@ def _process(pid: int, place: Place, directory: int) -> Process:
     return Process(
         pid=pid,
         started=int(stat[stat.rindex(")") + 1 :].split()[_STARTED]),
-        name=name,
+        name=printable(name),
         container=place.container,
         netns=netns,
         foreign=foreign_program(frozenset(names)),

@@ -44,14 +44,23 @@ def foreign_program(names: frozenset[str]) -> Why | None:
     return next((found for name in sorted(names) if (found := _which(_PROGRAMS, name))), None)
 
 
-def unfit(uid: str, why: Why, seen: str) -> Unfit:
-    """Return the refusal of a sandbox; `seen` is by what it was told, such as ``runtimeClassName gvisor``."""
+def unfit(uid: str, why: Why, seen: str, *, proven: bool = True) -> Unfit:
+    """Return the refusal of a sandbox; `seen` is by what it was told, such as ``runtimeClassName gvisor``.
+
+    A process of the pod may go by a hypervisor's name, so names alone prove nothing of a pod that asks for no runtime.
+    """
     what, reason = _SAID[why]
+    run = "runs" if proven else "seems to run"
+    hint = "run the pod with the node's usual runtime, or label it istio.io/dataplane-mode=none"
+    again = (
+        "it is looked at again; where the node's usual runtime is that one, label the pod istio.io/dataplane-mode=none"
+    )
     return Unfit(
         uid=uid,
         why=why,
-        reason=f"the pod runs in {what} ({seen}): {reason}",
-        hint="run the pod with the node's usual runtime, or label it istio.io/dataplane-mode=none",
+        reason=f"the pod {run} in {what} ({seen}): {reason}",
+        hint=hint if proven else again,
+        proven=proven,
     )
 
 

@@ -51,17 +51,21 @@ class Why(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfit:
-    """A pod without a namespace that can be captured: why, in words too, and what to do about it."""
+    """A pod without a namespace that can be captured: why, in words too, and what to do about it.
+
+    Not `proven`: that is what the pod's own processes say, and they say whatever they like.
+    """
 
     uid: str
     why: Why
     reason: str
     hint: str = ""
+    proven: bool = True
 
     @property
     def lasting(self) -> bool:
         """Whether looking again is of no use for as long as this pod lives."""
-        return self.why in (Why.HOST_NETWORK, Why.GVISOR, Why.KATA)
+        return self.proven and self.why in (Why.HOST_NETWORK, Why.GVISOR, Why.KATA)
 
 
 def look(

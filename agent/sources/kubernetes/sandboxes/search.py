@@ -56,7 +56,8 @@ class _Search:
         foreign = [each for each in processes if each.foreign is not None]
         if foreign and all(each.foreign is not None for each in own):
             first = min(foreign, key=lambda each: each.started)
-            return unfit(pod.uid, first.foreign or Why.KATA, f"process {first.pid}, {first.name}")
+            said = f"process {first.pid}, {first.name}"
+            return unfit(pod.uid, first.foreign or Why.KATA, said, proven=bool(pod.runtime_class))
         denied = next((each for each in own if each.denied), None)
         namespaces = self._namespaces(own)
         if not namespaces and denied is not None:
