@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from shutil import which
 
 from agent.flows.kept import stats_of
 from agent.flows.scraping import Scraping, Subject
@@ -80,8 +81,9 @@ def run(rounds: int, namespaces: int = NAMESPACES) -> Report:
             weir(again(WEIR)),
             counts,
             forked(ONE_FORK, "nft", "-j", "list", "ruleset"),
-            forked(CONNTRACK, "conntrack", "-S"),
         ]
+        if which("conntrack"):
+            variants.append(forked(CONNTRACK, "conntrack", "-S"))
         found = interleaved(variants, rounds)
     return Report(
         bench="scrape",

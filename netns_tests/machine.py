@@ -15,12 +15,13 @@ from netns_tests.world import eventually
 
 __all__ = ["Machine"]
 
-# The mounts are private copies: what is unmounted or hidden here stays where it is for everybody else. /run/netns and
-# /etc/weir are the machine's own, and no namespace of another test is left to be found.
+# The mounts are private copies: what is unmounted or hidden here stays where it is for everybody else. /run/netns,
+# /etc/weir and /etc/cni/net.d are the machine's own, and no namespace of another test is left to be found.
 _SET_UP = """
 grep ' nsfs ' /proc/self/mountinfo | cut -d' ' -f5 | while read -r path; do
     umount "$path" || ! grep -q " $path " /proc/self/mountinfo # whoever deletes the file takes every copy of the mount
 done
+[ ! -d /etc/cni/net.d ] || mount -t tmpfs none /etc/cni/net.d
 mount -t tmpfs none /run && mkdir -p /run/netns /run/weir
 ip link set lo up
 echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad

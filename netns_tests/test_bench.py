@@ -47,7 +47,7 @@ def test_noop() -> None:
 
 
 def test_sampling() -> None:
-    check(sampled.run(1), goals=2)
+    check(sampled.run(1), goals=4)
 
 
 def test_memory() -> None:

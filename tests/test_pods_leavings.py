@@ -55,12 +55,18 @@ def test_a_node_without_an_agent_is_swept_wherever_its_folders_are(tmp_path: Pat
 
 def test_what_is_left_after_a_boot_is_swept_without_a_note(tmp_path: Path) -> None:
     """The run directory is in memory. Where nothing of Weir is, there is nothing to say."""
-    root = tmp_path / "host"
-    folder = root / "etc/cni/net.d"
-    folder.mkdir(parents=True)
-    (folder / "10-calico.conflist").write_text(CALICO)
-    assert leavings.sweep(tmp_path, root) is None
-    (folder / "10-calico.conflist").write_text(chained(CALICO, {"type": PLUGIN}))
-    assert leavings.sweep(tmp_path, root) == ()
-    assert (folder / "10-calico.conflist").read_text() == CALICO
-    assert leavings.sweep(tmp_path, root) is None
+    root, nowhere = tmp_path / "host", tmp_path / "nowhere"
+    usual = leavings.Leavings(
+        bin_directory=nowhere,
+        conf_directory=nowhere,
+        node_bin_directory=tmp_path / "bin",
+        node_conf_directory=tmp_path / "net.d",
+    )
+    conflist = root / (tmp_path / "net.d/10-calico.conflist").relative_to("/")
+    conflist.parent.mkdir(parents=True)
+    conflist.write_text(CALICO)
+    assert leavings.sweep(tmp_path, root, usual) is None
+    conflist.write_text(chained(CALICO, {"type": PLUGIN}))
+    assert leavings.sweep(tmp_path, root, usual) == ()
+    assert conflist.read_text() == CALICO
+    assert leavings.sweep(tmp_path, root, usual) is None

@@ -36,16 +36,26 @@ class Installation:
             raise ConfigError(f"own conflist = {self.own_name!r}: wants a name that ends in .conflist")
 
 
+PROGRAM_FAILURE, CONFIGURATION_FAILURE = "COPY_BINARIES_FAILURE", "CREATE_CNI_CONFIG_FAILURE"
+"""Istio's words for what fails."""
+
+
+class ProgramError(ConfigError):
+    """The plugin's program can't be read, or not be put on the node."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """How the installation stands after a pass: `ready`, or why not; and what the pass has written or deleted.
 
+    `failure` is Istio's word for what fails, where it isn't `ready` (istio_cni_installs_total).
     `again` is in how many seconds to look again where no change of a file would tell; None is not needed.
     """
 
     ready: bool
     reason: str
     hint: str = ""
+    failure: str = CONFIGURATION_FAILURE
     changed: tuple[Path, ...] = ()
     again: float | None = None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.cni import files
 from agent.cni.configurations import Configuration, configurations, is_own, refuse_istio, wrapped_name
 from agent.cni.conflist import PLUGIN, chained, of_text, types, unchained, wrapped
-from agent.cni.installation import Installation, Standing
+from agent.cni.installation import Installation, ProgramError, Standing
 from agent.errors import ConfigError
 
 REST = 0.3  # seconds for a writer that has emptied or deleted a file to write it anew, before it is put back
@@ -62,7 +62,10 @@ class Installer:
         refuse_istio(found)
         for folder in (self.wanted.conf_directory, self.wanted.bin_directory):
             files.sweep(folder)
-        self._put_program()
+        try:
+            self._put_program()
+        except ConfigError as error:
+            raise ProgramError(str(error), hint=error.hint) from None
         primary = self._choose(found)
         if isinstance(primary, Standing):
             return replace(primary, changed=tuple(self._changed))

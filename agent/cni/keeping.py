@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from asyncinotify import Inotify, Mask
 
-from agent.cni.installation import Standing
+from agent.cni.installation import CONFIGURATION_FAILURE, PROGRAM_FAILURE, ProgramError, Standing
 from agent.cni.installer import Installer
 from agent.errors import ConfigError
 
@@ -74,7 +74,8 @@ async def _pass(installer: Installer, told: Callable[[Standing], None], times: d
     try:
         standing = await asyncio.to_thread(installer.put)
     except ConfigError as error:
-        standing = Standing(ready=False, reason=str(error), hint=error.hint, again=1.0)
+        failure = PROGRAM_FAILURE if isinstance(error, ProgramError) else CONFIGURATION_FAILURE
+        standing = Standing(ready=False, reason=str(error), hint=error.hint, failure=failure, again=1.0)
     for path in standing.changed:
         log.info("wrote or deleted %s", path)
     if standing.changed:

@@ -87,7 +87,9 @@ class Installing:
             try:
                 await asyncio.to_thread(self._write_credentials)
             except ConfigError as error:
-                self._told(Standing(ready=False, reason=str(error), hint=error.hint), "CREATE_KUBECONFIG_FAILURE")
+                self._told(
+                    Standing(ready=False, reason=str(error), hint=error.hint, failure="CREATE_KUBECONFIG_FAILURE")
+                )
                 await asyncio.sleep(RETRY)
             else:
                 return
@@ -109,12 +111,12 @@ class Installing:
             raise ConfigError("nobody says where the API is", hint="set KUBERNETES_SERVICE_HOST and _PORT")
         kubeconfig.write(self._run_directory, Credentials(server=self._plugin.server, authority=authority, token=token))
 
-    def _told(self, standing: Standing, failure: str = "CREATE_CNI_CONFIG_FAILURE") -> None:
+    def _told(self, standing: Standing) -> None:
         if (standing.ready, standing.reason) != (self.standing.ready, self.standing.reason):
             hint = f" ({standing.hint})" if standing.hint else ""
             log.log(logging.INFO if standing.ready else logging.WARNING, "plugin: %s%s", standing.reason, hint)
         if standing.changed or not standing.ready:
-            self.results["SUCCESS" if standing.ready else failure] += 1
+            self.results["SUCCESS" if standing.ready else standing.failure] += 1
         self.standing = standing
 
 

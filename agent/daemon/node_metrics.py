@@ -182,7 +182,8 @@ def _of_installation(seen: Seen) -> Iterator[Metric]:
     installs = CounterMetricFamily(
         "istio_cni_installs", "Passes of the installer that wrote or failed.", labels=["result"]
     )
-    for result in sorted({"SUCCESS", "CREATE_KUBECONFIG_FAILURE", "CREATE_CNI_CONFIG_FAILURE", *seen.installs}):
+    failures = ("COPY_BINARIES_FAILURE", "CREATE_CNI_CONFIG_FAILURE", "CREATE_KUBECONFIG_FAILURE")
+    for result in sorted({"SUCCESS", *failures, *seen.installs}):
         installs.add_metric([result], seen.installs[result])
     yield installs
     if seen.ready is not None:

@@ -223,5 +223,6 @@ class Watch:
             except OSError:  # ENOBUFS: something was lost
                 self._heard().lose()
             else:
-                hear(self._heard(), told)
+                if self._base is not None:  # before the first pass has ended nothing can drift
+                    hear(self._heard(), told)
             self._wake()
