@@ -12,7 +12,7 @@ import pytest
 
 from agent.explain import facts
 from agent.explain.explanation import Explanation
-from agent.explain.facts import Facts, Tracked, Word
+from agent.explain.facts import Facts, Word
 from agent.explain.topics import explain
 from agent.targets import Captured, Target
 from netns_tests.command import Command
@@ -181,7 +181,10 @@ def test_a_namespace_that_was_made_anew(pod: Host, proxy: Proxy, tmp_path: Path)
 def test_connection_tracking_that_is_full(pod: Host, proxy: Proxy, weir: Weir) -> None:
     weir.capture()
     # What the table holds at most is one number for the whole machine, on most kernels.
-    full = replace(seen(weir), tracked=Tracked(entries=98, maximum=100, states={"syn_sent": 98}))
+    known = seen(weir)
+    assert known.tracked.stats is not None
+    stats = replace(known.tracked.stats, entries=98, maximum=100)
+    full = replace(known, tracked=replace(known.tracked, stats=stats))
     found = explain(full)
     assert found.answer == (
         "web is not wholly captured: connection tracking is full (98 of 100 entries): new connections are dropped."

@@ -3,6 +3,7 @@
 import socket
 from contextlib import ExitStack
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from agent.flows import look as looking
 from agent.flows.look import Look, look, words
 from agent.flows.peers import top_peers
 from agent.kernel.conntrack import Conntrack, FlowTuple
+from netns_tests.command import Command
 from netns_tests.enrolling import Weir, alive, capture, every_way, slow
 from netns_tests.proxy import Proxy
 from netns_tests.traffic import Stream
@@ -128,3 +130,20 @@ def test_a_flood_is_counted_from_entries(pod: Host, weir: Weir) -> None:
     assert found.states["established"] == found.direct == 3000
     (peer, *_) = weir.call(top_peers, weir.handle, 3)
     assert (str(peer.address), peer.entries) == ("10.8.8.8", 3000)
+
+
+def test_explain_says_so_before_it_breaks(world: World, pod: Host, weir: Weir, tmp_path: Path) -> None:
+    file = tmp_path / "weir.toml"
+    file.write_text(f'[[target]]\nname = "web"\nnetns = "{pod.name}"\n')
+    command = Command(tmp_path / "run")
+    with Proxy(pod):
+        weir.capture()
+        pod.sysctl(ESTABLISHED, 20)
+        with Stream(pod, world.outside, (world.outside.v4, 0), interval=None):
+            eventually(lambda: looked(weir).expiring, "the silent stream is told of", slow(40))
+            done = command("explain", "web", "--file", str(file))
+    assert done.code == 0
+    assert done.out.startswith("web is captured, but 1 idle stream will soon lose what carries them")
+    assert "about to break: " in done.out
+    assert f"most entries: {world.outside.v4}: " in done.out
+    assert "nf_conntrack_tcp_timeout_established" in done.out.splitlines()[-1]

@@ -5,7 +5,7 @@ from agent.cli.page import ERROR, ONE_TARGET, POD, Page
 TRACING = {
     "trace": Page(
         short="Show live connections and the rules each meets",
-        targets={**ONE_TARGET, **POD},
+        targets={**ONE_TARGET, "TARGET": "a name from the file, before a filter; alone it may be left out", **POD},
         terms={
             "Filter": {
                 "in, out": "connections that arrive, or that the namespace opens; both where neither is said",

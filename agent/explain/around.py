@@ -4,8 +4,9 @@ from agent.doctor import Finding, Level
 from agent.doctor.conntrack import FULL
 from agent.doctor.ports import proxy_ports
 from agent.explain.explanation import Grade, Standing, Topic
-from agent.explain.facts import SHORT, Facts
+from agent.explain.facts import Facts
 from agent.explain.mending import again, apply, inside
+from agent.flows.look import words
 from agent.inspection import Inspection
 from agent.kernel.ipv6 import Ipv6
 from agent.words import counted
@@ -148,32 +149,48 @@ def families(facts: Facts, looked: Inspection) -> Topic:
 
 
 def tracking(facts: Facts) -> Topic:
-    """Return how full connection tracking is."""
-    found = facts.tracked
+    """Return how full connection tracking is, what is open, and which streams are about to break."""
+    stats, found = facts.tracked.stats, facts.tracked.look
+    if stats is None or found is None:
+        return Topic(name="conntrack", standing=Standing.NOTE, said="this kernel doesn't tell of it over netlink")
+    lost = {name: getattr(stats, name) for name in ("drops", "early_drops", "insert_failed", "invalid")}
+    peers = facts.tracked.peers
     values = {
-        "entries": found.entries,
-        "maximum": found.maximum,
-        "states": dict(found.states or {}),
-        "lost": dict(found.lost or {}),
-        "expiring": found.expiring,
+        "entries": stats.entries,
+        "maximum": stats.maximum,
+        "states": dict(found.states),
+        "captured": found.captured,
+        "direct": found.direct,
+        "lost": lost,
+        "expiring": [str(each) for each in found.expiring],
+        "peers": [{"address": str(each.address), "entries": each.entries, "bytes": each.bytes} for each in peers],
     }
-    states = ", ".join(f"{name} {number}" for name, number in (found.states or {}).items())
-    of = f" of {found.maximum}" if found.maximum is not None else ""
-    said = f"{found.entries if found.entries is not None else 'unknown'}{of} entries{f': {states}' if states else ''}"
-    lost = [f"{name} {number}" for name, number in (found.lost or {}).items() if number]
-    since = f"counted since the namespace was made: {', '.join(lost)}" if lost else ""
-    soon = f"{counted(found.expiring, 'idle stream')} will be forgotten within {SHORT} s" if found.expiring else ""
-    full = found.entries is not None and found.maximum and found.entries >= FULL * found.maximum
-    command = f"sysctl -w net.netfilter.nf_conntrack_max={2 * (found.maximum or 0)}"
+    of = f" of {stats.maximum}" if stats.maximum else ""
+    more = list(words(found)[: _MOST + 1]) if stats.entries else []
+    more += [f"most entries: {each}" for each in peers]
+    named = ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in lost.items() if number)
+    more += [f"counted since the namespace was made: {named}"] if named else []
+    said = f"{stats.entries}{of} entries"
+    full = bool(stats.maximum) and stats.entries >= FULL * (stats.maximum or 0)
+    if full:
+        command = f"sysctl -w net.netfilter.nf_conntrack_max={2 * (stats.maximum or 0)}"
+        cause = f"connection tracking is full ({stats.entries}{of} entries): new connections are dropped"
+        mend = f"`{command}` on the node raises the limit"
+    elif found.expiring:
+        command = f"{inside(facts)}sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"
+        cause = f"{counted(len(found.expiring), 'idle stream')} will soon lose what carries them"
+        mend = f"`{command}` gives streams five days of silence, or have their ends send keepalives"
+    else:
+        command = cause = mend = ""
     return Topic(
         name="conntrack",
-        standing=Standing.NOT if full else Standing.OK,
+        standing=Standing.NOT if full else Standing.DOUBT if found.expiring else Standing.OK,
         said=said,
-        more=tuple(filter(None, (since, soon))),
-        cause=f"connection tracking is full ({found.entries}{of} entries): new connections are dropped" if full else "",
+        more=tuple(more),
+        cause=cause,
         grade=Grade.SOME,
-        mend=f"`{command}` on the node raises the limit" if full else "",
-        command=command if full else "",
+        mend=mend,
+        command=command,
         facts=values,
     )
 

@@ -1,37 +1,34 @@
 """All that is looked at to explain one target, read once; judging it touches nothing."""
 
 import os
-import socket
-from collections import Counter as Tally
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from agent.doctor import Finding, conntrack, of_target
+from agent.doctor import Finding, of_target
 from agent.doctor.ports import Holders, proxy_ports
 from agent.drift import Drift
 from agent.errors import WeirError
 from agent.explain import live
 from agent.explain.live import Live
 from agent.explain.places import Listening, read_listening
+from agent.flows.kept import stats_of
+from agent.flows.look import Look, look
+from agent.flows.peers import Peer, top_peers
 from agent.inspection import Inspection, inspect
 from agent.kernel import ipv6
-from agent.kernel.conntrack import Conntrack, read_stats
+from agent.kernel.conntrack import Stats
 from agent.kernel.handle import Handle
 from agent.kernel.ipv6 import Ipv6
 from agent.kernel.netns import Identity, Netns, identify
 from agent.kernel.policy_rules import Rtnetlink, RuleEntry
 from agent.kernel.portid import Process, process
-from agent.kernel.rawnetlink import NETLINK_NETFILTER, RawNetlink
 from agent.state import Records
 from agent.targets import HOST, Captured, Target
 from rulesets.capture import Capture
 
-SHORT = 60
-"""Seconds: an idle stream whose entry is forgotten sooner than this is counted as about to be."""
-
-MOST_ENTRIES = 50_000
-"""Of connection tracking that are listed by their states: more take seconds."""
+MOST_PEERS = 5
+"""Peers that are named: those with the most entries."""
 
 _MOST_PROCESSES = 1000
 
@@ -60,17 +57,11 @@ class Word:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracked:
-    """Connection tracking of a namespace: entries, the most that there may be (None: not told), entries by state.
+    """Connection tracking of a namespace: what it counts (None: it doesn't tell), what is open, with whom most is."""
 
-    `expiring` counts established streams that will be forgotten within `SHORT` seconds unless a packet comes, `lost`
-    are what the kernel has counted since the namespace was made: failed insertions, drops, invalid packets.
-    """
-
-    entries: int | None = None
-    maximum: int | None = None
-    states: Mapping[str, int] | None = None
-    expiring: int = 0
-    lost: Mapping[str, int] | None = None
+    stats: Stats | None = None
+    look: Look | None = None
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +118,7 @@ def read(
         listening = read_listening(ports.values(), holders)
         with Rtnetlink() as netlink:
             rules = netlink.rules()
-        state, tracked = ipv6.state(), _tracked()
+        state = ipv6.state()
     identity = handle.netns.identity
     return Facts(
         target=target,
@@ -139,30 +130,20 @@ def read(
         listening=listening,
         rules=rules,
         ipv6=state,
-        tracked=tracked,
+        tracked=_tracked(handle, target.wish.capture if isinstance(target.wish, Captured) else None),
         findings=of_target(target, holders=holders) if isinstance(target.wish, Captured) else (),
         processes=() if target.netns == HOST else _living_in(identity),
         before=_replaced(records, target.netns, identity),
     )
 
 
-def _tracked() -> Tracked:
-    told = conntrack.read()
-    found = Tracked(entries=told.count, maximum=told.maximum)
-    feature = "conntrack counts over netlink"
-    with suppress(WeirError), RawNetlink(NETLINK_NETFILTER, feature=feature, option="CONFIG_NF_CT_NETLINK") as netlink:
-        stats = read_stats(netlink)
-        told_lost = ("drops", "early_drops", "insert_failed", "invalid")
-        maximum = found.maximum if stats.maximum is None else stats.maximum or None
-        found = replace(found, maximum=maximum, lost={name: getattr(stats, name) for name in told_lost})
-    with suppress(WeirError), Conntrack() as table:
-        found = replace(found, entries=table.count())
-        flows = table.flows() if (found.entries or 0) <= MOST_ENTRIES else ()
-        names = {socket.IPPROTO_UDP: "udp", socket.IPPROTO_ICMP: "icmp", socket.IPPROTO_ICMPV6: "icmp"}
-        states = Tally(each.tcp_state or names.get(each.original.protocol, "other") for each in flows)
-        expiring = sum(each.tcp_state == "ESTABLISHED" and each.timeout < SHORT for each in flows)
-        found = replace(found, states={name.lower(): states[name] for name in sorted(states)}, expiring=expiring)
-    return found
+def _tracked(handle: Handle, capture: Capture | None) -> Tracked:
+    try:
+        stats = stats_of(handle)
+        found = look(handle, capture, stats)
+        return Tracked(stats=stats, look=found, peers=top_peers(handle, MOST_PEERS) if stats.entries else ())
+    except WeirError:  # a kernel without ctnetlink: nothing is told, and that is said
+        return Tracked()
 
 
 def _living_in(identity: Identity) -> tuple[Process, ...]:

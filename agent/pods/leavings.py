@@ -121,19 +121,19 @@ def clear(folder: Path | None = None) -> None:
             (folder / name).rmdir()
 
 
-def sweep(folder: Path | None = None, root: Path = NODE) -> tuple[str, ...] | None:
+def sweep(folder: Path | None = None, root: Path = NODE, usual: Leavings = Leavings()) -> tuple[str, ...] | None:
     """Take off the node what a note says; return what could not be, with reasons. None where there was nothing to do.
 
-    The run directory is empty after a boot: without a note, an entry or the program in the usual folders is as good.
-    `root` is where the node's root may be.
+    The run directory is empty after a boot: without a note, an entry in the usual folders is as good. `root` is where
+    the node's root may be.
     """
     try:
         found = noted(folder)
     except ConfigError as error:
         return (str(error),)
-    places = tuple((found or Leavings()).places(root))
+    places = tuple((found or usual).places(root))
     if found is None:
-        places = tuple(each for each in places if _is_in(*each))
+        places = tuple(each for each in places if _is_entered(each[1]))
         if not places:
             return None
     elif not places:
@@ -144,10 +144,8 @@ def sweep(folder: Path | None = None, root: Path = NODE) -> tuple[str, ...] | No
     return removed((Installer(_unwanted(*each, own_name)) for each in places), folder)
 
 
-def _is_in(programs: Path, folder: Path) -> bool:
-    """Tell whether the plugin or an entry of it is in one of two folders."""
-    if (programs / PLUGIN).exists():
-        return True
+def _is_entered(folder: Path) -> bool:
+    """Tell whether an entry of the plugin is in a folder of configurations."""
     try:
         return any(PLUGIN in each.types for each in configurations(folder))
     except ConfigError:
