@@ -20,6 +20,7 @@ from agent.daemon.cluster import Cluster, Sources, Surroundings, listener_of
 from agent.daemon.drifting import Drifting
 from agent.daemon.keeper import Keeper
 from agent.daemon.node_settings import NodeSettings
+from agent.daemon.pace import Rhythm
 from agent.daemon.threads import Threads
 from agent.pods.standing import PodState
 from agent.sources.kubernetes.facts import Namespace, Pod
@@ -83,7 +84,7 @@ class Node:
             threads=threads,
             flags=None,
             records=records,
-            resync=60.0,
+            rhythm=Rhythm(),
             drain=self._drain,
             observe=self._passed,
             observe_read_back=self._passed,

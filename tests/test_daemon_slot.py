@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, cast
 
+from agent.daemon.pace import Rhythm
 from agent.daemon.slot import Slot
 from agent.daemon.threads import Threads
 from agent.state import Records
@@ -38,7 +39,7 @@ def test_counters_that_were_not_read_are_not_fresh(tmp_path: Path) -> None:
             threads=cast(Threads, threads),
             flags=None,
             records=Records(tmp_path),
-            resync=60.0,
+            rhythm=Rhythm(),
             holders={},
             done=lambda _: None,
             read_back=lambda _: None,

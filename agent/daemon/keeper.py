@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from agent.daemon import pace, passes
+from agent.daemon.pace import Rhythm
 from agent.daemon.refusing import decided_elsewhere, leaving
 from agent.daemon.removed import Removed
 from agent.daemon.slot import Slot
@@ -32,14 +33,14 @@ class Keeper:
         threads: Threads,
         flags: tuple[str, ...] | None,
         records: Records,
-        resync: float,
+        rhythm: Rhythm,
         drain: float,
         observe: Callable[[Outcome], None],
         observe_read_back: Callable[[Outcome], None],
         ended: Callable[[str], None] = lambda _name: None,
         told: Told | None = None,
     ) -> None:
-        """`resync` and `drain` are in seconds: between two looks without cause, and for targets that leave the file.
+        """`drain` is in seconds, for targets that leave the file.
 
         `observe` is called with the outcome of each pass, `observe_read_back` when what it wrote was read back, `ended`
         with the name of a target that is kept no more. `flags` are those of the tables (`Handle`). `told` hears of
@@ -53,7 +54,7 @@ class Keeper:
         self._slots: dict[str, Slot] = {}  # by the namespace, as written
         holders: dict[Identity, Slot] = {}
         self._slot = partial(
-            Slot, threads=threads, flags=flags, records=records, resync=resync, holders=holders, told=told
+            Slot, threads=threads, flags=flags, records=records, rhythm=rhythm, holders=holders, told=told
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: dict[str, Target] = {}

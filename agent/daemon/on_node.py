@@ -32,7 +32,7 @@ async def cluster_of(
         threads=threads,
         flags=flags,
         directory=records.directory,
-        resync=settings.resync,
+        resync=settings.rhythm.resync,
         drain=settings.drain,
         stop=stop,
         registry=registry,

@@ -1,6 +1,7 @@
 """How long a slot waits: until its next pass, and until it looks at what sends no word."""
 
 import random
+from dataclasses import dataclass
 
 from agent.targets import Absent, Outcome, State
 
@@ -9,12 +10,22 @@ REST = 0.1
 FIRST_RETRY, LONGEST_RETRY = 0.25, 30.0
 # A namespace that is being made, or a proxy that starts, sends no word.
 FIRST_LOOK, LONGEST_LOOK = 0.1, 2.0
-# Between two looks at what sends no word in a captured namespace: whether its proxy still listens, settings, and rules
-# of iptables-legacy. With more namespaces than so many all of them take no more of a core than so many do.
-POLL_INTERVAL, CROWD = 5.0, 25
-# The same where the proxy itself says whom it serves, as of a pod; and how many times as long nothing is looked at
-# there without a cause: 500 pods would take some percent of a core.
-TOLD_INTERVAL, TOLD_RESYNC, TOLD_REST = 120.0, 10.0, 2.0
+# With more namespaces than so many all of them take no more of a core than so many do.
+CROWD = 25
+# How many times as long nothing is polled, or looked at without a cause, where the proxy itself says whom it serves, as
+# of a pod: 500 pods would take some percent of a core.
+TOLD_POLL, TOLD_RESYNC, TOLD_REST = 24.0, 10.0, 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rhythm:
+    """How often a captured namespace is looked at, in seconds: without any cause, and at what sends no word.
+
+    That is whether its proxy still listens, settings, and rules of iptables-legacy.
+    """
+
+    resync: float = 60.0
+    poll: float = 5.0
 
 
 def rest(outcome: Outcome, *, told: bool) -> float:
@@ -44,13 +55,13 @@ def pause(outcome: Outcome, *, alike: int, resync: float, is_open: bool) -> floa
             return min(_spread() * resync, resync if outcome.again is None else outcome.again)
 
 
-def look_interval(outcome: Outcome, *, alike: int, is_open: bool, told: bool, of: int) -> float:
+def look_interval(outcome: Outcome, poll: float, *, alike: int, is_open: bool, told: bool, of: int) -> float:
     """Return the seconds until what sends no word is looked at; proxies do where `told`. `of` namespaces are open."""
     if not is_open or isinstance(outcome.target.wish, Absent) or outcome.state is State.FAILED:
         return LONGEST_RETRY
     if outcome.state is State.WAITING:
         return _growing(alike)
-    return _spread() * (TOLD_INTERVAL if told else stretched(POLL_INTERVAL, told=False, of=of))
+    return _spread() * (poll * TOLD_POLL if told else stretched(poll, told=False, of=of))
 
 
 def _spread() -> float:

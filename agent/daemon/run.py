@@ -98,7 +98,7 @@ class _Run:
             threads=threads,
             flags=flags,
             records=records,
-            resync=settings.resync,
+            rhythm=settings.rhythm,
             drain=settings.drain,
             observe=self._observe,
             observe_read_back=self._observe_read_back,

@@ -1,9 +1,10 @@
 """How the daemon runs, and what its file says."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.daemon.pace import Rhythm
 from agent.errors import ConfigError
 from agent.observe import endpoints
 from agent.sources import DEFAULT_FILE
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # what a node of Kubernetes takes is nothing that a plain hos
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How the daemon runs. `resync` and `drain` are in seconds; `own`: nobody else is to change its tables.
+    """How the daemon runs. `drain` is in seconds; `own`: nobody else is to change its tables.
 
     `metrics` is where others than this machine read metrics, and nothing else.
 
@@ -25,7 +26,7 @@ class Settings:
     file: Path
     listen: endpoints.Listen
     workers: int = 2
-    resync: float = 60.0
+    rhythm: Rhythm = field(default_factory=Rhythm)
     drain: float = 60.0
     own: bool = True
     metrics: endpoints.Listen | None = None

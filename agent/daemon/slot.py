@@ -42,7 +42,7 @@ class Slot:
         "_hurry",
         "_read_back",
         "_records",
-        "_resync",
+        "_rhythm",
         "_rivals",
         "_seen",
         "_threads",
@@ -67,13 +67,13 @@ class Slot:
         threads: Threads,
         flags: tuple[str, ...] | None,
         records: Records,
-        resync: float,
+        rhythm: pace.Rhythm,
         holders: "dict[Identity, Slot]",
         done: Callable[["Slot"], None],
         read_back: Callable[["Slot"], None],
         told: Told | None = None,
     ) -> None:
-        """Take what is needed; nothing happens before `run`. `resync` is in seconds.
+        """Take what is needed; nothing happens before `run`.
 
         Each pass ends with `done`; one that wrote is followed by `read_back`. `flags` are those of the table
         (`Handle`). `holders` is shared: who has which namespace open. Two names can mean one. `told` hears of drift.
@@ -84,9 +84,8 @@ class Slot:
         self.asked, self.answered = 1, 0
         self.leaving = self.retired = self.forgets = self.told = False
         self._threads = threads
-        self._flags = flags
-        self._records = records
-        self._resync = resync
+        self._flags, self._records = flags, records
+        self._rhythm = rhythm
         self._rivals = Weighing()
         self._holders = holders
         self._done = done
@@ -265,12 +264,13 @@ class Slot:
             self._wake.silence()
         await self._hurry.heard_within(pace.rest(outcome, told=self.told and not drifted))
         loop, is_open, open_ones = asyncio.get_running_loop(), self._handle is not None, len(self._holders)
-        resync = pace.stretched(self._resync, told=self.told, of=open_ones)
+        resync = pace.stretched(self._rhythm.resync, told=self.told, of=open_ones)
         pause = pace.pause(outcome, alike=self._alike, resync=resync, is_open=is_open)
-        pause = pause if self._rivals.due is None else min(pause, self._rivals.due)
-        pass_at = loop.time() + pause - pace.REST
+        pass_at = loop.time() + min(pause, pause if self._rivals.due is None else self._rivals.due) - pace.REST
         while not self._wake.rung and (left := pass_at - loop.time()) > 0:
-            look_after = pace.look_interval(outcome, alike=self._alike, is_open=is_open, told=self.told, of=open_ones)
+            look_after = pace.look_interval(
+                outcome, self._rhythm.poll, alike=self._alike, is_open=is_open, told=self.told, of=open_ones
+            )
             if not await self._wake.heard_within(min(left, look_after)):
                 if look_after < left and await self._seen_otherwise():
                     return
