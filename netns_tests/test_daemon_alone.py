@@ -3,8 +3,10 @@
 import fcntl
 import os
 import stat
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "weir"
     folder.mkdir()
     folder.chmod(0o755)
+    (folder / "namespaces").mkdir()
     return folder
 
 
@@ -77,3 +80,30 @@ def test_a_link_is_no_lock(folder: Path) -> None:
     with pytest.raises(PermissionMissing, match=r"daemon\.lock"), alone(folder / "daemon.lock"):
         pass
     assert not (folder / "elsewhere").exists()
+
+
+def test_nothing_is_left_where_nothing_else_is(folder: Path) -> None:
+    (folder / "namespaces").rmdir()
+    with alone(folder / "daemon.lock"):
+        assert os.listdir(folder) == ["daemon.lock"]
+    assert os.listdir(folder) == []
+
+
+def test_daemons_that_follow_one_another_are_never_two(folder: Path) -> None:
+    (folder / "namespaces").rmdir()
+    lock, inside = folder / "daemon.lock", [0, 0]
+
+    def come_and_go() -> None:
+        for _ in range(300):
+            with suppress(Busy), alone(lock):
+                inside[0] += 1
+                inside[1] = max(inside[1], inside[0])
+                time.sleep(0)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert inside == [0, 1]

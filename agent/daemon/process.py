@@ -20,6 +20,30 @@ def alone(path: Path) -> Iterator[None]:
     Weir's by its name: a folder of a node that somebody else has made, as the kubelet does, is open to all. Another
     one that was named may have more in it, and whoever named it chose its mode.
     """
+    with os.fdopen(_locked(path), "wb"):
+        yield
+        with suppress(OSError):
+            if os.listdir(path.parent) == [path.name]:  # an uninstall has left nothing else
+                path.unlink()
+
+
+def _locked(path: Path) -> int:
+    """Return a descriptor that holds the lock at a path. One that ends takes the file away with it: then once more."""
+    while True:
+        lock = _opened(path)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), path.stat()):
+                return lock
+        except BlockingIOError:
+            os.close(lock)
+            raise Busy(f"another daemon runs already: it holds {path}", hint="`weir status` asks it") from None
+        except FileNotFoundError:  # in this moment
+            pass
+        os.close(lock)
+
+
+def _opened(path: Path) -> int:
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.parent.name == _OWN:
@@ -30,15 +54,7 @@ def alone(path: Path) -> Iterator[None]:
         raise PermissionMissing(
             statement=f"write {path}", said=error.strerror or str(error), hint="set WEIR_RUN_DIR"
         ) from None
-    with os.fdopen(lock, "wb"):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another daemon runs already: it holds {path}", hint="`weir status` asks it") from None
-        yield
-        with suppress(OSError):
-            if os.listdir(path.parent) == [path.name]:  # an uninstall has left nothing else
-                path.unlink()
+    return lock
 
 
 def raise_file_limit() -> None:

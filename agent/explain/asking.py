@@ -77,9 +77,17 @@ def of_pod(document: Document, status: Document | None) -> Word:
         daemon=True,
         error=_error(report),
         mend=_text(document, "hint") or _labelled(document),
-        drifts=drifts(kept) or drifts(report),
+        # The node's own table has its drifts as well, and answers of the pod's probes stand on it.
+        drifts=tuple(sorted((*(drifts(kept) or drifts(report)), *drifts(_probes(status))), key=lambda each: each.at)),
         waits=f"{step}: {_text(document, 'reason')}" if waiting else "",
     )
+
+
+def _probes(status: Document | None) -> Document | None:
+    """Return what the daemon says of the node's table of probes."""
+    node = (status or {}).get("kubernetes")
+    probes = node.get("probes") if isinstance(node, dict) else None
+    return probes if isinstance(probes, dict) else None
 
 
 def _labelled(document: Document) -> str:
