@@ -214,7 +214,7 @@ FAULTS = {
         first="goes past the proxy, by table inet shaper, c, rule 1",
         alerts=("WeirRivalRules",),
     ),
-    "legacy redirect": Fault(
+    "legacy mark": Fault(
         do=lambda scene, _: scene.legacy(*"-t mangle -A OUTPUT -p tcp --dport 8080 -j MARK --set-mark 0x539".split()),
         end=lambda scene: scene.legacy("-t", "mangle", "-F"),
         kind="legacy-rules",

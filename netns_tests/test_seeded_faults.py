@@ -129,7 +129,7 @@ def test_faults_of_a_node_are_told(tmp_path: Path) -> None:
             node.api.change("pods", "shop", "web-0", {"metadata": {"annotations": bad}})
             prometheus.fires("WeirUnreadable", instance="node-1")
             said = (
-                f"{NAME} is not captured: unreadable: annotation traffic.sidecar.istio.io/excludeOutboundPorts = 'many'"
+                f"{NAME} is captured, but unreadable: annotation traffic.sidecar.istio.io/excludeOutboundPorts = 'many'"
             )
             assert node.agent.weir("explain", NAME).out.startswith(said)
             good = {"traffic.sidecar.istio.io/excludeOutboundPorts": None}

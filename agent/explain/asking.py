@@ -15,6 +15,8 @@ from rulesets.capture import Capture
 
 Document = Mapping[str, object]
 
+_STAYS = ("undecided", "unreadable")  # steps at which a pod stays as it was (docs/kubernetes.md)
+
 
 def status_of_daemon() -> Document | None:
     """Return the status document of the daemon here; None where none runs, or it gives no answer."""
@@ -80,6 +82,7 @@ def of_pod(document: Document, status: Document | None) -> Word:
         # The node's own table has its drifts as well, and answers of the pod's probes stand on it.
         drifts=tuple(sorted((*(drifts(kept) or drifts(report)), *drifts(_probes(status))), key=lambda each: each.at)),
         waits=f"{step}: {_text(document, 'reason')}" if waiting else "",
+        stays=step in _STAYS,
     )
 
 

@@ -39,8 +39,8 @@ class Word:
 
     `name` is the target's, `wanted` says what decided, in words, `settings` those that aren't Weir's own; `daemon` is
     whether one keeps the target, `error` its newest failure there, `mend` what it says to do. `drifts` are what changed
-    behind Weir's back, newest last; `waits` is why a pod isn't captured yet, in the daemon's words. `again` are the
-    arguments of a command line that mean this target.
+    behind Weir's back, newest last; `waits` is why a pod isn't captured yet, in the daemon's words; it `stays` as it
+    was meanwhile where what is wanted can't be told. `again` are the arguments of a command line that mean this target.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Word:
     mend: str = ""
     drifts: tuple[Drift, ...] = ()
     waits: str = ""
+    stays: bool = False
     again: str = ""
 
 

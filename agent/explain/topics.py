@@ -175,7 +175,9 @@ def _streams(facts: Facts, looked: Inspection) -> Topic:
 def _daemon(facts: Facts) -> Topic:
     word = facts.word
     if word.waits and facts.wanted:
-        return Topic(name="last error", standing=Standing.NOT, said=word.waits, cause=word.waits, mend=word.mend)
+        as_before = word.stays and isinstance(facts.looked, Inspection) and facts.looked.captured_as_wanted
+        standing = Standing.DOUBT if as_before else Standing.NOT
+        return Topic(name="last error", standing=standing, said=word.waits, cause=word.waits, mend=word.mend)
     if not word.daemon:
         return Topic(name="last error", standing=Standing.NOTE, said="not known: no daemon keeps it")
     return Topic(
