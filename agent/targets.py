@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from agent.words import printable
 from rulesets.capture import Capture
 from rulesets.diff import Plan
 from rulesets.host import HOST_TABLE
@@ -107,7 +108,7 @@ class Rival:
 
     def __str__(self) -> str:
         by = f"{self.place}: {self.rule}" if self.rule else self.place
-        return (
+        return printable(
             f"{self.packet} {self.fate}, by {by}"
             if self.certain
             else f"{self.packet or 'any packet'}, by {by} ({self.why})"

@@ -175,7 +175,8 @@ def test_a_namespace_that_was_made_anew(pod: Host, proxy: Proxy, tmp_path: Path)
     assert found.answer.startswith(
         "web is not captured: its namespace was made anew, and there is no table inet weir-pod (and"
     )
-    assert found.command == "weir apply web"
+    assert found.mend.startswith("start the proxy there first, since nothing listens on ")
+    assert found.mend.endswith("; then `weir apply web` makes it so")
 
 
 def test_connection_tracking_that_is_full(pod: Host, proxy: Proxy, weir: Weir) -> None:

@@ -135,7 +135,7 @@ def test_a_namespace_without_a_link_can_t_be_reached(weir: Command) -> None:
     with Namespace.create("lonely") as alone, Proxy(alone):
         assert weir("apply", "--netns", alone.name).code == 0
         code, found = probed(weir, alone)
-    assert code == 0
+    assert code == 1
     assert {each["captured"] for each in found.values()} == {None}
     assert found["inbound", "ipv4"]["said"] == "it has no address that others reach"
 

@@ -193,7 +193,10 @@ def verify(
             )
         if not missing and probing.refuted(proofs):
             show.hint("the rules are as wanted, and a connection was not captured: `weir explain` says what it meets")
-    raise typer.Exit(2 if any(map(failed, reports)) else bool(missing) or probing.refuted(proofs))
+        elif not missing and probing.silent(proofs):
+            show.hint(f"the rules are as wanted, and no connection proved it: {', '.join(probing.silent(proofs))}")
+    unproved = probing.refuted(proofs) or bool(probing.silent(proofs))
+    raise typer.Exit(2 if any(map(failed, reports)) else bool(missing) or unproved)
 
 
 def looked_at(

@@ -49,7 +49,11 @@ PAGES = {
             "weir verify --netns pid:4711": "the namespace of a process",
             "weir verify web --probe": "and real connections, out and in, that prove it",
         },
-        codes={"0": "all are captured", "1": "one is not, or not wholly", "2": ERROR},
+        codes={
+            "0": "all are captured",
+            "1": "one is not, or not wholly; with --probe also where no connection proved it",
+            "2": ERROR,
+        },
         document=f'{REPORTS}; what was checked is in checks.\nWith --probe also "probes": [{{"target", "direction",'
         f' "family", "captured": true, false or null (not proved), "said", "seen"}}, ...].\n{REPORT}',
     ),

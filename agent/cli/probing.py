@@ -36,3 +36,8 @@ def documents(found: "dict[str, tuple[Proof, ...]]") -> list[dict[str, object]]:
 def refuted(found: "dict[str, tuple[Proof, ...]]") -> bool:
     """Tell whether a connection was seen not to be captured."""
     return any(each.captured is False for some in found.values() for each in some)
+
+
+def silent(found: "dict[str, tuple[Proof, ...]]") -> list[str]:
+    """Return the targets of which no connection proved anything."""
+    return [name for name, some in found.items() if all(each.captured is None for each in some)]

@@ -3,11 +3,11 @@
 import asyncio
 import time
 
+from agent.daemon.flows import say_failed, subjects_of
 from agent.daemon.keeper import Keeper
 from agent.daemon.said import Said
 from agent.daemon.threads import Threads
-from agent.flows.scraping import Reading, Scraping, Subject
-from agent.targets import Captured
+from agent.flows.scraping import Reading, Scraping
 from rulesets.model import Counter
 
 FRESH, PATIENCE = 0.5, 1.0
@@ -21,7 +21,8 @@ class Figures:
     def __init__(self, keeper: Keeper, threads: Threads, said: Said) -> None:
         """Take whose figures they are, and who has counted how often each was written."""
         self._keeper, self._threads, self._said = keeper, threads, said
-        self._scraping, self._turn = Scraping(), asyncio.Lock()
+        self._scraping = Scraping()
+        self._reading: asyncio.Task[None] | None = None
 
     async def read(self) -> dict[str, object]:
         """Return ``{"at": seconds of the monotonic clock, "targets": {name: {...}}}``.
@@ -32,8 +33,11 @@ class Figures:
         """
         old = [slot for slot in self._keeper.slots if slot.counted < time.monotonic() - FRESH]
         reads = [asyncio.ensure_future(slot.count()) for slot in sorted(old, key=lambda slot: slot.counted)]
-        _, late = await asyncio.wait([*reads, asyncio.ensure_future(self._scrape())], timeout=PATIENCE)
-        for each in late:
+        if self._reading is None or self._reading.done():  # one that is late goes on, for the next answer
+            self._reading = asyncio.create_task(self._scrape(), name="reading figures")
+            self._reading.add_done_callback(say_failed)
+        _, late = await asyncio.wait([*reads, self._reading], timeout=PATIENCE)
+        for each in late - {self._reading}:
             each.cancel()
         readings = {each.name: each for each in self._scraping.readings()}
         return {
@@ -51,18 +55,9 @@ class Figures:
         }
 
     async def _scrape(self) -> None:
-        async with self._turn:
-            self._scraping.begin(
-                Subject(
-                    name=slot.target.name,
-                    handle=slot.handle,
-                    capture=slot.target.wish.capture if isinstance(slot.target.wish, Captured) else None,
-                )
-                for slot in self._keeper.slots
-                if slot.handle is not None
-            )
-            while await self._threads.work(self._scraping.step):
-                pass
+        self._scraping.begin(subjects_of(self._keeper.slots))
+        while await self._threads.work(self._scraping.step):
+            pass
 
 
 def _packets(counters: tuple[Counter, ...], names: tuple[str, ...] = ()) -> int | None:

@@ -69,7 +69,7 @@ class Flows:
         reads = [asyncio.ensure_future(slot.count()) for slot in sorted(old, key=lambda slot: slot.counted)]
         if self._counting is None or self._counting.done():
             self._counting = asyncio.create_task(self._count(), name="counting connections")
-            self._counting.add_done_callback(_say_failed)
+            self._counting.add_done_callback(say_failed)
         _, late = await asyncio.wait([*reads, self._counting], timeout=PATIENCE)
         for each in late - {self._counting}:
             each.cancel()
@@ -77,7 +77,7 @@ class Flows:
     async def _count(self) -> None:
         slots = self._keeper.slots
         self._left_out = max(0, len(slots) - self._most)
-        self._scraping.begin(_subjects(slots[: self._most]))
+        self._scraping.begin(subjects_of(slots[: self._most]))
         while await self._threads.work(self._scraping.step):
             pass
         if self._listener is not None:
@@ -98,7 +98,7 @@ class Flows:
         left = await self._threads.work(self._anything_left)
         while True:
             observed = (slot for slot in self._keeper.slots if Observation.CONNECTIONS in slot.target.observe)
-            wanted = _subjects(observed)
+            wanted = subjects_of(observed)
             if self._listener is None and (wanted or left):
                 from agent.flows.listener import Listener
 
@@ -120,7 +120,7 @@ class Flows:
             self._listener.close()
 
 
-def _subjects(slots: Iterable[Slot]) -> tuple[Subject, ...]:
+def subjects_of(slots: Iterable[Slot]) -> tuple[Subject, ...]:
     """Return the namespaces of those that are open."""
     return tuple(
         Subject(
@@ -133,6 +133,7 @@ def _subjects(slots: Iterable[Slot]) -> tuple[Subject, ...]:
     )
 
 
-def _say_failed(counting: "asyncio.Task[None]") -> None:
+def say_failed(counting: "asyncio.Task[None]") -> None:
+    """Log why a count has failed, where it has."""
     if not counting.cancelled() and (error := counting.exception()) is not None:
         log.error("connections can't be counted", exc_info=error)

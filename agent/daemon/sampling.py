@@ -73,7 +73,9 @@ class Sampling:
         try:
             sampler.hear()
         except WeirError as error:
-            log.warning("%s: what the kernel tells of a sampled connection: %s", name, error)
+            if name not in self._refused:
+                log.warning("%s: what the kernel tells of a sampled connection: %s", name, error)
+            self._refused.add(name)
 
     def _end(self, name: str) -> None:
         _, sampler = self._open.pop(name)

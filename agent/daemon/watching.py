@@ -13,12 +13,15 @@ from agent.drift.deeds import Deed, Deeds, by_port
 from agent.drift.judging import Baseline
 from agent.kernel.handle import Handle
 from agent.kernel.notifications import LARGEST
+from agent.kernel.subscription import received
 from agent.kernel.tablequery import TableName
 from agent.targets import Captured, Outcome, Rival, State, Target
 from rulesets.model import Ruleset
 from rulesets.routing import Routing
 
-_MOST_READ = 64  # datagrams at once: whoever changes rules without end must not keep the loop
+# Bytes that are read at once, a datagram counting as so many at least, and seconds until more are: whoever changes
+# rules without end must not keep the loop.
+_MOST_READ, _LEAST, _REST = 1 << 16, 1 << 10, 0.1
 _MOST_FOREIGN = 4  # tables of others that are remembered until they are weighed
 _NO_DEEDS = Deeds()
 _NOTHING_FOREIGN: tuple[tuple[Deed, ...], bool] = ((), False)
@@ -192,7 +195,9 @@ class Watch:
             self._foreign = tuple(by_table.values())[-_MOST_FOREIGN:], legacy or moved
 
     def _tell(self, target: Target, found: tuple[Drift, ...]) -> None:
-        self.drifts = (*self.drifts, *found)[-MOST_DRIFTS:]
+        lost = any(each.kind is Kind.OVERRUN for each in found)  # the newest one is enough to know
+        kept = (each for each in self.drifts if not lost or each.kind is not Kind.OVERRUN)
+        self.drifts = (*kept, *found)[-MOST_DRIFTS:]
         if self._told is not None:
             self._told.drifted(target, found)
 
@@ -214,15 +219,26 @@ class Watch:
         return self._deeds
 
     def _read(self, changes: socket.socket, hear: Callable[[Deeds, bytes], None]) -> None:
-        """Read what has come; where it is too much, that something came is all that counts."""
-        for _ in range(_MOST_READ):
+        """Read what has come, and what is too much at once in a moment."""
+        room = _MOST_READ
+        while room > 0:
             try:
-                told = changes.recv(LARGEST)
+                told = received(changes, LARGEST)
             except BlockingIOError:
                 return
             except OSError:  # ENOBUFS: something was lost
                 self._heard().lose()
             else:
+                room -= max(len(told), _LEAST)
+                if not told:
+                    continue
                 if self._base is not None:  # before the first pass has ended nothing can drift
                     hear(self._heard(), told)
             self._wake()
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(changes.fileno())
+        loop.call_later(_REST, self._go_on, changes, hear)
+
+    def _go_on(self, changes: socket.socket, hear: Callable[[Deeds, bytes], None]) -> None:
+        if changes in self._listening:
+            asyncio.get_running_loop().add_reader(changes.fileno(), self._read, changes, hear)

@@ -107,7 +107,7 @@ def of_objects(deeds: Iterable[Deed], *, now: float) -> tuple[Drift, ...]:
     return tuple(
         Drift(
             kind=Kind.HELPER,
-            said=f"ct helper {each.helper} in table {each.table}: connections that it expects go past the proxy",
+            said=printable(f"ct helper {each.helper} in table {each.table}: what it expects goes past the proxy"),
             culprit=each.culprit,
             at=_at(each, now),
         )

@@ -16,6 +16,7 @@ from agent.inspection import Inspection
 from agent.rivals import summary
 from agent.targets import Rival, State
 from agent.words import counted
+from rulesets.capture import ProxyAbsent
 
 _COLLISIONS = ("rule-order", "table-collision")
 _MOST = 10
@@ -100,6 +101,8 @@ def _rules(facts: Facts, looked: Inspection) -> Topic:
         said = f"{name} is as wanted: {counted(rules, 'rule')}{f'; connections: {used}' if used else ''}{owner}"
         return Topic(name="rules", standing=Standing.OK, said=said, facts=values)
     whole = plan.actual is not None and enrol.redirects(plan.actual)
+    lacking = next((each.said for each in looked.checks if each.name == "proxy" and not each.holds), "")
+    awaited = lacking if not whole and facts.capture.when_proxy_absent is ProxyAbsent.WAIT else ""
     told = told_changes(plan)
     anew = plan.actual is None and facts.before
     cause = f"its namespace was made anew, and {told}" if anew else told
@@ -110,8 +113,8 @@ def _rules(facts: Facts, looked: Inspection) -> Topic:
         more=tuple(changes[: 2 * _MOST]) if plan.actual is not None else (),
         cause=facts.word.waits or cause,
         grade=Grade.SOME if whole else Grade.ALL,
-        mend=again(facts),
-        command=apply(facts),
+        mend=f"{_PROXY} first, since {awaited}; then {again(facts)}" if awaited else again(facts),
+        command="" if awaited else apply(facts),
         facts=values,
     )
 

@@ -59,7 +59,8 @@ class Listening:
             except OSError:  # ENOBUFS: what was lost is counted by the kernel
                 continue
             for place, size in enumerate(sizes):
-                count(counting, data, place * ROOM, place * ROOM + min(size, ROOM))
+                if size:
+                    count(counting, data, place * ROOM, place * ROOM + min(size, ROOM))
             if not sizes:
                 return
 

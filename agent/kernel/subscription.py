@@ -30,6 +30,15 @@ def subscribed() -> tuple[socket.socket, ...]:
         raise
 
 
+def received(changes: socket.socket, most: int = 65536) -> bytes:
+    """Return a datagram of the kernel's own; empty for anybody else's. Raises OSError as recv(2) does.
+
+    Whoever has CAP_NET_ADMIN in a namespace may send to its groups (netlink(7)), and a pod may have that.
+    """
+    told, (sender, _groups) = changes.recvfrom(most)
+    return told if sender == 0 else b""
+
+
 def listening(protocol: int, groups: tuple[int, ...]) -> socket.socket:
     """Return a socket of the calling thread's namespace that hears of these groups. Raises `KernelError`."""
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK

@@ -9,6 +9,7 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from agent.drift import MOST_DRIFTS, Drift, Kind
 from agent.errors import TargetError, WeirError
+from agent.kernel.subscription import received
 from agent.pods.node_table import NodeTable, Place
 from agent.sources.kubernetes.facts import Pod
 from agent.targets import HOST
@@ -283,7 +284,7 @@ class NodeProbes:
             return
         for _ in range(_MOST_CHANGES):
             try:
-                touched = self._table.touched_by_others(changes.recv(65536))
+                touched = self._table.touched_by_others(received(changes))
             except BlockingIOError:
                 return
             except OSError:  # ENOBUFS: something was lost

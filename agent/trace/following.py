@@ -15,6 +15,9 @@ from agent.trace.headers import Ends, ends_of
 SILENCE = 1.0
 """Seconds after which a packet that nothing more is heard of has ended: the kernel traces one within microseconds."""
 
+MOST_STEPS, MOST_OPEN = 256, 1024
+"""Rules that a packet can have met, and packets that can be on their way: more is nothing that the kernel tells."""
+
 _QUEUED = 0xFF  # the low byte of a verdict; what it is queued for stands above
 
 
@@ -82,6 +85,8 @@ class Follower:
         """Yield packets that have ended, in the order in which they did. `now` is in seconds, of any clock."""
         for event in events:
             yield from self._follow(event, now)
+            if len(self._open) > MOST_OPEN:
+                yield self._open.pop(next(iter(self._open)))
         for number, packet in [each for each in self._open.items() if now - each[1].at > SILENCE]:
             del self._open[number]
             yield packet
@@ -121,8 +126,8 @@ class Follower:
         packet.left_by = event.out_interface or packet.left_by
         packet.steps.append(step)
         fate = self._fate(event)
-        if fate is not None:
-            packet.fate = fate
+        if fate is not None or len(packet.steps) >= MOST_STEPS:
+            packet.fate = fate or packet.fate
             del self._open[event.packet]
             yield packet
 

@@ -29,6 +29,12 @@ class _Vector(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
+class _Sender(ctypes.Structure):
+    """struct sockaddr_nl: the port is 0 where the kernel sends."""
+
+    _fields_ = (("family", ctypes.c_uint), ("port", ctypes.c_uint), ("groups", ctypes.c_uint))
+
+
 class _Header(ctypes.Structure):
     """struct msghdr of recvmsg(2)."""
 
@@ -88,15 +94,19 @@ class Receiver:
         base = ctypes.addressof(self._pinned)
         self._vectors = (_Vector * BATCH)(*(_Vector(base + each * ROOM, ROOM) for each in range(BATCH)))
         self._messages = (_Message * BATCH)()
-        for message, vector in zip(self._messages, self._vectors, strict=True):
+        self._senders = (_Sender * BATCH)()
+        for message, vector, sender in zip(self._messages, self._vectors, self._senders, strict=True):
             message.header.vectors, message.header.vector_count = ctypes.pointer(vector), 1
+            message.header.name, message.header.name_length = ctypes.addressof(sender), ctypes.sizeof(sender)
         numbers = memoryview(self._messages).cast("B").cast("I")
+        self._ports = memoryview(self._senders).cast("B").cast("I")[1 :: ctypes.sizeof(_Sender) // 4]
         self._sizes = numbers[_Message.received.offset // 4 :: ctypes.sizeof(_Message) // 4]
 
     def receive(self, events: int) -> list[int]:
         """Return the sizes of what has come to a descriptor by now, at most `BATCH`; none when nothing has.
 
-        Raises OSError.
+        What others than the kernel have sent has the size 0: a pod with CAP_NET_ADMIN may send to its namespace's
+        groups (netlink(7)). Raises OSError.
         """
         count = _libc.recvmmsg(events, self._messages, BATCH, socket.MSG_DONTWAIT, None)
         if count < 0:
@@ -104,7 +114,10 @@ class Receiver:
             if code in (errno.EAGAIN, errno.EINTR):
                 return []
             raise OSError(code, os.strerror(code))
-        return self._sizes[:count].tolist()
+        sizes = self._sizes[:count].tolist()
+        if any(self._ports[:count]):
+            sizes = [0 if port else size for size, port in zip(sizes, self._ports[:count], strict=True)]
+        return sizes
 
 
 def die_with_parent() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from agent.errors import KernelError
 from agent.kernel.closing import Closing
 from agent.kernel.rawnetlink import NETLINK_NETFILTER
-from agent.kernel.subscription import listening
+from agent.kernel.subscription import listening, received
 from agent.kernel.tracing.events import Event, Unreadable, decode
 
 _NFNLGRP_NFTRACE = 9  # include/uapi/linux/netfilter/nfnetlink.h
@@ -20,7 +20,10 @@ _MOST = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
-    """What was there to be read. `lost`: how often the buffer overflowed, each time by an unknown number of events."""
+    """What was there to be read.
+
+    `lost`: how often the buffer overflowed, each time by an unknown number of events, and datagrams that can't be read.
+    """
 
     events: tuple[Event, ...]
     lost: int = 0
@@ -49,8 +52,8 @@ class Listener(Closing):
         for found in self._datagrams(most):
             try:
                 events += () if found is None else decode(found)
-            except Unreadable as error:
-                raise KernelError(statement="nft monitor trace", said=f"can't be read: {error}") from None
+            except Unreadable:  # of a kernel that says more than this one
+                lost += 1
             lost += found is None
         return Heard(events=tuple(events), lost=lost)
 
@@ -58,7 +61,7 @@ class Listener(Closing):
         """Yield what is there, and None where something was lost."""
         for _ in range(most):
             try:
-                yield self._socket.recv(_MOST)
+                yield received(self._socket, _MOST)
             except BlockingIOError:
                 return
             except OSError as error:
