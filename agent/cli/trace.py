@@ -1,15 +1,16 @@
-"""`weir trace`: connections as they come, and the rules that each meets."""
+"""`weir trace`: connections as they come, and the rules that each meets; or the time that those take."""
 
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unfinished
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from agent.cli import pods
+from agent.cli import pods, trace_time
 from agent.cli.options import File, OneNetns, Output, OutputOption, add, need_root, only, seconds, targets
 from agent.errors import NamespaceMissing
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from agent.trace.connections import Connection, Summary
     from agent.trace.session import Asked
 
+T = TypeVar("T")
+
 _INTERRUPTED = 130
+_SECONDS, _RATE = 10.0, 20
 _MOST_RATE = 10_000  # packets a second of a rule: Python decodes 100,000 events a second at best, ten to a packet
 
 
@@ -35,15 +39,33 @@ def trace(
     netns: OneNetns = None,
     file: File = None,
     time: Annotated[
-        float, typer.Option("--for", metavar="SECONDS", min=0.1, help="How long to look.", callback=seconds)
-    ] = 10.0,
+        float | None,
+        typer.Option(
+            "--for",
+            metavar="SECONDS",
+            min=0.1,
+            help=f"How long to look: {_SECONDS:g} by default, {trace_time.SECONDS:g} with --time.",
+            callback=seconds,
+            show_default=False,
+        ),
+    ] = None,
     rate: Annotated[
-        int,
-        typer.Option("--rate", metavar="N", min=1, max=_MOST_RATE, help="Packets a second that are traced at most."),
-    ] = 20,
+        int | None,
+        typer.Option(
+            "--rate",
+            metavar="N",
+            min=1,
+            max=_MOST_RATE,
+            help=f"Packets a second that are traced at most: {_RATE} by default.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[
         int | None, typer.Option("--count", metavar="N", min=1, help="End after so many connections.")
     ] = None,
+    timed: Annotated[
+        bool, typer.Option("--time", help="Measure instead how long packets are in each of Weir's chains.")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show live connections and the rules that each meets, in order, whosever they are.
@@ -52,6 +74,9 @@ def trace(
     by the slug of Weir's or the text of others', each policy that decided, marks, translations and what came of it. The
     rule that asks for that stands in a table of its own, which goes with this process however that ends, and limits by
     itself how many packets are traced. Weir's own table is not touched.
+
+    With --time every packet is measured for a moment, by two BPF programs before and behind each of Weir's chains.
+    They go with this process, too. What stands just there of others is measured with it, and named.
     """
     from agent.trace.filter import parse
     from agent.trace.session import Asked
@@ -60,11 +85,18 @@ def trace(
     words = list(filter or ())
     if netns and target:
         words.insert(0, target)  # the namespace is named already, so the first word is the filter's
+    if timed:
+        trace_time.refuse(words, rate=rate, count=count)
     wanted = parse(words)
     chosen = _chosen(None if netns else target, netns, file)
-    asked = Asked(filter=wanted, seconds=time, rate=rate, count=count)
-    summary, code = _run(chosen, asked, output)
-    _end(summary, output)
+    if timed:
+        measured = trace_time.SECONDS if time is None else time
+        timing, code = _run(lambda stop: trace_time.timed(chosen, measured, output, stop))
+        trace_time.tell(timing, output)
+    else:
+        asked = Asked(filter=wanted, seconds=time or _SECONDS, rate=rate or _RATE, count=count)
+        summary, code = _run(lambda stop: _traced(chosen, asked, output, stop))
+        _end(summary, output)
     raise typer.Exit(code)
 
 
@@ -77,11 +109,11 @@ def _chosen(target: str | None, netns: list[str] | None, file: Path | None) -> "
     return only("trace", targets([target] if target else None, netns, file, None))
 
 
-def _run(target: "Target", asked: "Asked", output: Output) -> "tuple[Summary, int]":
+def _run(work: Callable[[threading.Event], T]) -> tuple[T, int]:
     """Return what it came to, and the exit code; the main thread stays where it is, and hears of Ctrl-C."""
     stop = threading.Event()
     worker = ThreadPoolExecutor(1, "kernel")
-    running = worker.submit(_traced, target, asked, output, stop)
+    running = worker.submit(work, stop)
     try:
         return _waited(running), 0
     except KeyboardInterrupt:
@@ -91,7 +123,7 @@ def _run(target: "Target", asked: "Asked", output: Output) -> "tuple[Summary, in
         worker.shutdown(wait=False, cancel_futures=True)
 
 
-def _waited(running: "Future[Summary]") -> "Summary":
+def _waited(running: Future[T]) -> T:
     while True:
         try:
             return running.result(0.5)

@@ -21,12 +21,20 @@ TRACING = {
             "weir trace --netns web in :8080 --count 1": "the next connection to port 8080, then end",
             "weir trace pod/shop/web-0 udp :53 --for 60": "a pod's queries for a minute",
             "weir trace web --output json": "a line of JSON for each connection, the summary last",
+            "weir trace web --time": "how long packets are in each of Weir's chains, over 0.2 s",
         },
-        codes={"0": "the time is over, or so many were shown", "2": ERROR, "130": "Ctrl-C, with the summary"},
+        codes={
+            "0": "the time is over, or so many were shown",
+            "2": f"{ERROR}; the kernel can't do it",
+            "130": "Ctrl-C, with the summary",
+        },
         document='A line each: {"connection": {"path", "fate", "mark", "legs": [{"way", "interface", "packet":'
         ' {"protocol", "source", "source_port", "destination", "destination_port"} or null, "became", "met": [{"table",'
         ' "chain",'
         ' "handle", "rule", "ours", "verdict", "mark"}, ...]}, ...]}}; the last {"summary": {"connections", "packets",'
-        ' "paths": {PATH: NUMBER}, "lost", "seconds"}}',
+        ' "paths": {PATH: NUMBER}, "lost", "seconds"}}.\n'
+        'With --time one line: {"timing": {"chains": [{"chain", "hook", "priority", "packets", "stopped", "unmeasured",'
+        ' "nanoseconds", "times": {"mean", "p50", "p99"} (nanoseconds) or null, "beside": [NAME, ...], "share"}, ...],'
+        ' "empty": {HOOK: {"mean", "p50", "p99"} or null}, "seconds", "changed"}}',
     ),
 }
