@@ -160,7 +160,7 @@ def test_a_refused_pod_does_not_hold_up_the_snapshot_and_can_be_given_up(
         assert is_served(other)
         assert not proxy.heard("snapshot")[0]["ready"]
         assert isinstance(agent.standing("bad"), Refused)
-        assert "it is broken" in agent.problems  # in one line
+        assert "it is\\nbroken" in agent.problems  # in one line
         assert isinstance(agent.delete("bad"), Released)
         assert proxy.wait("delete", "bad")["ready"]
 
