@@ -22,7 +22,7 @@ PROXY = "ztunnel"
 _DRAIN = 60  # seconds that the streams of a proxy have to end in; without any it ends at once
 _OPTIONS = f"--socket=/zds/ztunnel.sock --ready=/tmp/ready --longest-wait=0.5 --drain={_DRAIN}"
 _COMMAND = f"python3 -m netns_tests.mesh_proxy {_OPTIONS}"
-_TOLD = f"cat /var/log/pods/{SYSTEM}_{PROXY}-*/proxy/*.log"
+_TOLD = f"for each in /var/log/pods/{SYSTEM}_{PROXY}-*/proxy/*.log; do cat $each; echo; done"
 _NOT_AWAY = {"matchExpressions": [{"key": AWAY, "operator": "DoesNotExist"}]}
 _AFFINITY = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [_NOT_AWAY]}}}
 
@@ -133,9 +133,10 @@ class Weir:
 
 
 def told(node: Machine) -> list[Mapping[str, Any]]:
-    """Return what the proxies of a node's running pods have told, in order."""
+    """Return what the proxies of a node's running pods have told, in order; without a line that is being written."""
     lines = (each.split(" ", 3) for each in node.run("sh", "-c", _TOLD).splitlines())
-    return [json.loads(text) for _, stream, whole, text in lines if (stream, whole) == ("stdout", "F")]
+    whole = (each[3] for each in lines if len(each) == 4 and each[1:3] == ["stdout", "F"])
+    return [json.loads(each) for each in whole if each.endswith("}")]
 
 
 def _owner(pod: Any) -> str:
