@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
@@ -11,7 +12,9 @@ from agent.errors import WeirError
 from agent.kernel.handle import Handle
 from agent.observe.rule_metrics import RuleMetrics
 from agent.targets import Captured
-from agent.trace.sampling import Sampler, Tallied
+
+if TYPE_CHECKING:  # what follows packets comes with the first target that is sampled, and few are
+    from agent.trace.sampling import Sampler
 
 log = logging.getLogger("weir")
 FOLLOW_INTERVAL = 1.0
@@ -29,9 +32,6 @@ class Sampling:
         registry.register(
             RuleMetrics(lambda: {name: each.tallied for name, (_, each) in self._open.items()}, most=most)
         )
-
-    def _tallied(self) -> dict[str, Tallied]:
-        return {name: sampler.tallied for name, (_, sampler) in self._open.items()}
 
     async def keep(self) -> None:
         """Listen to the targets that are sampled, for ever."""
@@ -59,6 +59,8 @@ class Sampling:
         return dict(list(found.items())[: self._most])
 
     async def _begin(self, name: str, handle: Handle, table: str) -> None:
+        from agent.trace.sampling import Sampler
+
         try:
             sampler = await self._threads.work(Sampler, handle, table)
         except WeirError as error:
@@ -69,7 +71,7 @@ class Sampling:
         self._open[name] = handle, sampler
         asyncio.get_running_loop().add_reader(sampler.fileno(), self._hear, name, sampler)
 
-    def _hear(self, name: str, sampler: Sampler) -> None:
+    def _hear(self, name: str, sampler: "Sampler") -> None:
         try:
             sampler.hear()
         except WeirError as error:

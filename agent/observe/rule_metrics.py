@@ -2,11 +2,13 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from agent.trace.sampling import Tallied
+if TYPE_CHECKING:  # what follows packets comes with the first target that is sampled
+    from agent.trace.sampling import Tallied
 
 BUCKETS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
 """Rules that a packet meets: Weir's own table has 10 to 30, a node with many services thousands."""
@@ -15,7 +17,7 @@ BUCKETS = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
 class RuleMetrics(Collector):
     """Writes what has been sampled; a target that is sampled no more leaves no series."""
 
-    def __init__(self, tallied: Callable[[], Mapping[str, Tallied]], *, most: int) -> None:
+    def __init__(self, tallied: "Callable[[], Mapping[str, Tallied]]", *, most: int) -> None:
         """`tallied` returns what was sampled by target; the first `most` of them have series of their own."""
         self._tallied, self._most = tallied, most
 
