@@ -19,12 +19,26 @@ from agent.kernel import iptables as kernel
 from agent.kernel.iptables import Flavour, Presence
 from netns_tests.namespace import Namespace
 from rulesets import iptables
-from rulesets.model import Ruleset
-from rulesets.vocabulary import Family, InIpset
+from rulesets.model import Chain, Counter, Rule, Ruleset
+from rulesets.vocabulary import (
+    Accept,
+    ChainType,
+    Family,
+    Hook,
+    InIpset,
+    LocalAddress,
+    NoTcpFlags,
+    PortRange,
+    Protocol,
+    SrcPort,
+    TcpFlag,
+    TcpFlags,
+)
 from tests import iptables_goldens, iptables_strategies, scenarios
 
 GOLDENS = {each.name: each.ruleset for each in scenarios.anywhere()}
 BOTH = list(product(Flavour, Family))
+FIN = (TcpFlag.FIN,)
 SAVES = sorted((Path(__file__).parent.parent / "tests/saves").iterdir())
 many = hypothesis_settings(
     max_examples=40,
@@ -91,6 +105,19 @@ def test_whatever_can_be_rendered_reads_back_equal(namespace: Namespace, flavour
         assert [each for each in found.regular if each.name.partition("/")[0] in named] == list(ruleset.regular), text
 
     each()
+
+
+@pytest.mark.parametrize(("flavour", "family"), BOTH)
+@pytest.mark.parametrize("flags", [TcpFlags(among=FIN, set=FIN), NoTcpFlags(among=FIN)], ids=["some", "none"])
+def test_flags_stand_with_the_ports_wherever_they_were_asked_for(
+    namespace: Namespace, flavour: Flavour, family: Family, flags: TcpFlags | NoTcpFlags
+) -> None:
+    port = SrcPort(protocol=Protocol.TCP, ports=PortRange(1, 1))
+    rule = Rule(slug="x", matches=(port, LocalAddress(), flags), action=Accept())
+    chain = Chain(name="x", type=ChainType.FILTER, hook=Hook.POSTROUTING, priority=-150, rules=(rule,))
+    wanted = iptables.translate(Ruleset(table="x", chains=(chain,), counters=(Counter(name="x"),)), family)
+    restored(namespace, flavour, family, iptables.render(wanted, family))
+    assert namespace.run(kernel.read, flavour, family) == wanted
 
 
 def _needs_no_set(ruleset: Ruleset) -> bool:

@@ -241,10 +241,9 @@ def sort_out(matches: tuple[Match, ...]) -> None:
     }
     heads = [type(each) for each in matches if isinstance(each, InIface | OutIface)]
     protocol_options = [each for each in matches if isinstance(each, Proto | OtherProto)]
-    flags = [each for each in matches if isinstance(each, TcpFlags | NoTcpFlags)]
     if len(protocols) + len([each for each in protocol_options if isinstance(each, OtherProto)]) > 1:
         raise ModelError("two protocols")
-    if len(heads) > len(set(heads)) or len(protocol_options) > 1 or len(flags) > 1:
+    if len(heads) > len(set(heads)) or len(protocol_options) > 1:
         raise ModelError("twice")
 
 

@@ -12,6 +12,7 @@ from rulesets.vocabulary import (
     InIface,
     Match,
     ModelError,
+    NoTcpFlags,
     OtherProto,
     OutIface,
     Ports,
@@ -22,7 +23,10 @@ from rulesets.vocabulary import (
 )
 
 # What has an option of its own comes first, then what the protocol's module asks for, then the rest as it was.
-_KINDS: tuple[type[Match], ...] = (Src, Dst, InIface, OutIface, Proto, OtherProto, SrcPort, DstPort, TcpFlags)
+_KINDS: tuple[type[Match], ...] = (
+    *(Src, Dst, InIface, OutIface, Proto, OtherProto),
+    *(SrcPort, DstPort, TcpFlags, NoTcpFlags),
+)
 _ORDER = {kind: at for at, kind in enumerate(_KINDS)}
 
 
@@ -31,6 +35,8 @@ def in_order(matches: Sequence[Match]) -> tuple[Match, ...]:
     protocols = {each for match in matches for each in implied_protocols(match)}
     if len(protocols) > 1:
         raise Never
+    if sum(isinstance(match, TcpFlags | NoTcpFlags) for match in matches) > 1:
+        raise ModelError("iptables asks for TCP flags once a rule")
     kept: list[Match] = []
     for match in matches:
         if isinstance(match, Proto) and protocols:
@@ -58,7 +64,5 @@ def _again(match: Match) -> Match:
             return Ports(protocol=protocol, end=End.SOURCE, ranges=(ports,), negate=negate)
         case DstPort(protocol=protocol, ports=ports, negate=negate):
             return Ports(protocol=protocol, end=End.DESTINATION, ranges=(ports,), negate=negate)
-        case TcpFlags():
-            raise ModelError("iptables asks for TCP flags once a rule")
         case _:
             return match
