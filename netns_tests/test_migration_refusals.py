@@ -70,7 +70,8 @@ def test_a_rule_of_others_counts_each_packet_meanwhile(world: World, tmp_path: P
                 assert scene.migration("--back").code == 0
             finally:
                 ended.set()
-            assert counted(scene.pod, scene.flavour, Family.IPV4) == sending.result() > 50
+            sent = sending.result()  # before the rule is read, or the last one is under way
+            assert counted(scene.pod, scene.flavour, Family.IPV4) == sent > 50
 
 
 @pytest.mark.timeout(240)
