@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -257,3 +260,29 @@ def test_bytes_that_are_no_utf8_come_through(node: Folders) -> None:
     assert PLUGIN.encode() in path.read_bytes()
     installer.remove()
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("act", ["put", "remove"])
+def test_what_another_renames_there_in_the_very_moment_is_not_lost(node: Folders, act: str) -> None:
+    path, draft = node.write("10-calico.conflist", CALICO), node.conf / "10-calico.new"
+    moments = random.Random(6)
+    with ThreadPoolExecutor(1) as thread:
+        for number in range(150):
+            text = CALICO.replace("1.50", f"{number}.25")
+            draft.write_text(text)
+            installer = node.installer()
+            if act == "remove":
+                installer.put()
+            doing = thread.submit(getattr(installer, act))
+            time.sleep(moments.random() * 0.004)
+            draft.rename(path)
+            doing.result()
+            if act == "put":
+                for _ in range(2):
+                    installer.put()
+                installer.close()
+                assert node.first()["plugins"][0]["of/others"] == [number + 0.25]
+                assert node.is_chained("calico", "portmap")
+            else:
+                assert path.read_text() == text
+    assert [each.name for each in node.conf.iterdir()] == [path.name], "no draft is left"

@@ -142,8 +142,8 @@ def test_another_writer_and_a_reader_who_never_rests(node: Folders, kept: Kept) 
             path.with_suffix(".new").write_text(text)
             path.with_suffix(".new").rename(path)
             time.sleep(0.02 * (number % 5))
-        eventually(lambda: calico(node), "it is chained")
-    assert node.first()["plugins"][0]["of/others"] == [39.25], "the other's last word"
+        said = "the other's last word is chained"
+        eventually(lambda: calico(node) and node.first()["plugins"][0]["of/others"] == [39.25], said)
     assert reader.broken == []
     assert reader.readings > 40
 

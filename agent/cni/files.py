@@ -1,14 +1,19 @@
 """Files that others read at any instant: written whole beside their place, and renamed over it."""
 
+import contextlib
+import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from agent.errors import ConfigError
+from agent.kernel.renaming import RENAME_EXCHANGE, RENAME_NOREPLACE, rename
 
 _DRAFT = ".weir-draft-"  # no name that a container runtime reads
 _MOST_BYTES = 1 << 20
+_TRIES = 10  # others who delete and make the file all the while
 _OPENING = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a pipe that somebody put there must not be waited for
 
 
@@ -61,6 +66,37 @@ def replace(path: Path, content: bytes, *, mode: int, anew: bool = False) -> Non
 
     What was there keeps its mode, owner and security label; `mode` is for a file that is made `anew`, or wasn't there.
     """
+    with _draft(path, content, mode, anew=anew) as draft:
+        os.rename(draft, path)
+
+
+def exchange(path: Path, content: bytes, *, mode: int) -> int | None:
+    """Do as `replace`, and return a descriptor of the file that stood there until then; None where none did.
+
+    So what somebody else has renamed to this path in the very moment isn't lost (renameat2(2), RENAME_EXCHANGE). On a
+    filesystem that can't, a rename between two system calls still is.
+    """
+    with _draft(path, content, mode) as draft:
+        for _ in range(_TRIES):
+            try:
+                rename(draft, path, RENAME_EXCHANGE)
+                return os.open(draft, _OPENING | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                with contextlib.suppress(FileExistsError):  # made meanwhile
+                    rename(draft, path, RENAME_NOREPLACE)
+                    return None
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOSYS):
+                    raise
+                break
+        descriptor = os.open(path, _OPENING)
+        os.rename(draft, path)
+        return descriptor
+
+
+@contextlib.contextmanager
+def _draft(path: Path, content: bytes, mode: int, *, anew: bool = False) -> Iterator[str]:
+    """Write a file beside a path, for the block to rename; what is left under its name afterwards is deleted."""
     try:
         descriptor, draft = tempfile.mkstemp(prefix=f"{_DRAFT}{path.name}-", dir=path.parent)
         try:
@@ -70,10 +106,9 @@ def replace(path: Path, content: bytes, *, mode: int, anew: bool = False) -> Non
                 if anew or not _take_after(file.fileno(), path):
                     os.fchmod(file.fileno(), mode)
                 os.fsync(descriptor)
-            os.rename(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
+            yield draft
+        finally:
+            Path(draft).unlink(missing_ok=True)
         _sync_folder(path.parent)
     except OSError as error:
         raise ConfigError(

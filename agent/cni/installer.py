@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from agent.cni.installation import Installation, ProgramError, Standing
 from agent.errors import ConfigError
 
 REST = 0.3  # seconds for a writer that has emptied or deleted a file to write it anew, before it is put back
+_AT_ONCE = 5  # writers that rename their files to one path while a pass puts its own there
 _KEPT_OPEN = 60.0  # seconds for which a replaced file is looked at: somebody may still be writing into it
 
 log = logging.getLogger("weir.cni")
@@ -70,7 +71,8 @@ class Installer:
         if isinstance(primary, Standing):
             return replace(primary, changed=tuple(self._changed))
         self._primary, self._broken_since = replace(primary, text=self._foreign(primary)), None
-        place = self._put_entry(primary)
+        read = next((each.text for each in found if each.path == primary.path), "")
+        place = self._put_entry(primary, read)
         self._clean_others(found, place)
         return replace(self._standing(place), changed=tuple(self._changed))
 
@@ -89,7 +91,7 @@ class Installer:
                 if is_own(each.path, self.wanted.own_name):
                     files.remove(each.path)
                 elif PLUGIN in each.types and not each.single:
-                    self._write(each, unchained(each.text))
+                    self._write(each, each.text, unchained)
                 elif each.fault and PLUGIN in _raw(each.path):
                     left.append(f"{each.fault}: the entry of {PLUGIN} can't be taken out")
             except ConfigError as error:
@@ -165,38 +167,48 @@ class Installer:
         alike = ("", path.name, f"{path.stem}.conf", f"{path.stem}.conflist")  # its owner may have changed to a list
         return name in alike and not is_own(path, self.wanted.own_name)
 
-    def _put_entry(self, primary: Configuration) -> Path:
+    def _put_entry(self, primary: Configuration, read: str) -> Path:
         """Put the entry behind a primary network's plugins; return the file in which it stands."""
+
+        def changed(text: str) -> str:
+            return wrapped(text, self._entry) if primary.single else chained(text, self._entry)
+
         try:
-            text = wrapped(primary.text, self._entry) if primary.single else chained(primary.text, self._entry)
+            text = changed(primary.text)
         except ConfigError as error:
             raise ConfigError(f"{primary.path}: {error}", hint=error.hint) from None
         if not primary.single and not self.wanted.own_name:
-            self._write(primary, text)
+            self._write(primary, read, changed)
             return primary.path
         path = self.wanted.conf_directory / (self.wanted.own_name or wrapped_name(primary.path))
         if files.write_if_other(path, files.to_bytes(text), mode=self.wanted.own_mode):
             self._changed.append(path)
         return path
 
-    def _write(self, before: Configuration, text: str) -> None:
-        """Put a text into another's file as it was read, and go on looking at the file that this replaces."""
-        path = before.path.resolve()
-        descriptor = None
+    def _write(self, before: Configuration, read: str, changed: Callable[[str], str]) -> None:
+        """Put another's text into its file, changed, and go on looking at the file that this replaces.
+
+        Where that one is newer than what was `read` there, its text is changed likewise and put there at once.
+        """
+        path, text, written = before.path.resolve(), changed(before.text), ""
         with contextlib.suppress(OSError):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if descriptor is not None and files.read_open(descriptor, path) == text:
+            if files.read(path) == text:
                 return
-            files.replace(path, files.to_bytes(text), mode=before.mode)
-            if descriptor is not None:
-                late = _Replaced(path, descriptor, before.text, time.monotonic() + _KEPT_OPEN)
-                self._replaced.append(late)
-                descriptor = None
-        finally:
-            if descriptor is not None:
-                os.close(descriptor)
-        self._changed.append(path)
+        for _ in range(_AT_ONCE):
+            descriptor = files.exchange(path, files.to_bytes(text), mode=before.mode)
+            self._changed.append(path)
+            if descriptor is None:
+                return
+            late = _Replaced(path, descriptor, before.text, time.monotonic() + _KEPT_OPEN)
+            self._replaced.append(late)
+            late.text = files.read_open(descriptor, path)
+            if late.text in (read, written):
+                return
+            written = text
+            try:
+                text = changed(late.text)
+            except ConfigError:
+                return  # what is broken is the next pass's
 
     def _written_late(self, before: Configuration, here: Configuration | None) -> Configuration | None:
         """Return what somebody has written into a file after it was replaced, unless there is something newer."""
@@ -226,7 +238,7 @@ class Installer:
                 files.remove(each.path)
                 self._changed.append(each.path)
             elif PLUGIN in each.types and not each.single:
-                self._write(each, unchained(each.text))
+                self._write(each, each.text, unchained)
 
     def _standing(self, place: Path) -> Standing:
         first = next((each for each in configurations(self.wanted.conf_directory) if each.primary), None)
