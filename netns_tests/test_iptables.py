@@ -38,12 +38,8 @@ from tests import iptables_goldens, iptables_strategies, scenarios
 GOLDENS = {each.name: each.ruleset for each in scenarios.anywhere()}
 BOTH = list(product(Flavour, Family))
 SAVES = sorted((Path(__file__).parent.parent / "tests/saves").iterdir())
-many = hypothesis_settings(
-    max_examples=40,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+_UNCHECKED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much]
+many = hypothesis_settings(max_examples=40, deadline=None, database=None, suppress_health_check=_UNCHECKED)
 
 
 @pytest.fixture
