@@ -26,6 +26,7 @@ from rulesets.vocabulary import (
     Snat,
     Tproxy,
 )
+from rulesets.vocabulary.words import sent
 
 MOST_SHOWN = 20
 _FAMILIES = {Family.IPV4: "IPv4", Family.IPV6: "IPv6"}
@@ -191,18 +192,8 @@ def _participle(action: Action) -> str:
             return "dropped"
         case Reject() | RejectIcmp():
             return "refused"
-        case Redirect(port=port):
-            return f"redirected to {port}"
-        case Dnat(port=port):
-            return f"sent to port {port}"
-        case DnatTo(address=address, port=port):
-            return f"sent to {address}" + ("" if port is None else f", port {port}")
-        case Snat(address=address):
-            return f"made to come from {address}"
-        case Masquerade():
-            return "masqueraded"
-        case Tproxy(port=port):
-            return f"handed to port {port}"
+        case Redirect() | Dnat() | DnatTo() | Snat() | Masquerade() | Tproxy():
+            return sent(action)
         case _:
             return "decided"
 

@@ -31,6 +31,7 @@ from rulesets.vocabulary import (
     Tproxy,
     Trace,
 )
+from rulesets.vocabulary.words import sent
 
 PORTLESS = (Protocol.ICMP, Protocol.ICMPV6)
 
@@ -40,18 +41,8 @@ def did(action: Action) -> str:
     match action:
         case Accept():
             return "leaves this chain"
-        case Redirect(port=port):
-            return f"is redirected to port {port} here"
-        case Dnat(port=port):
-            return f"is sent to port {port}"
-        case DnatTo(address=address, port=port):
-            return f"is sent to {address}" + ("" if port is None else f", port {port}")
-        case Snat(address=address):
-            return f"is made to come from {address}"
-        case Masquerade():
-            return "is made to come from the interface that it leaves by"
-        case Tproxy(port=port):
-            return f"is handed to port {port} as it is"
+        case Redirect() | Dnat() | DnatTo() | Snat() | Masquerade() | Tproxy():
+            return f"is {sent(action)}"
         case Drop():
             return "is dropped"
         case Reject(reply=reply):

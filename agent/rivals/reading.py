@@ -32,6 +32,7 @@ from rulesets.vocabulary import (
     SocketUser,
     Tproxy,
 )
+from rulesets.vocabulary.words import sent
 
 MOST_RULES = 5_000
 """Of a table that has more nobody waits for what they take."""
@@ -179,14 +180,8 @@ def _fate(each: Taken) -> str:
             return "is refused"
         case _ if each.what is What.FATE and (action is None or isinstance(action, Drop)):
             return "is dropped"
-        case Redirect(port=port):
-            return f"is redirected to {port}"
-        case Dnat(port=port):
-            return f"is sent to port {port}"
-        case DnatTo(address=address, port=port):
-            return f"is sent to {address}" + ("" if port is None else f", port {port}")
-        case Tproxy(port=port):
-            return f"is handed to port {port}"
+        case Redirect() | Dnat() | DnatTo() | Tproxy():
+            return f"is {sent(action)}"
         case NoTrack():
             return "goes past the proxy, untracked"
         case _:
