@@ -38,9 +38,8 @@ from rulesets.vocabulary import (
 Proof = str | Callable[[], None]
 
 _LOCALHOST = "127.0.0.1"
-_HERE, _THERE, _PREFIX = "192.0.2.1", "192.0.2.2", 24  # RFC 5737: in nobody's use
+_HERE, _THERE, _ALL, _PREFIX = "192.0.2.1", "192.0.2.2", "192.0.2.255", 24  # RFC 5737: in nobody's use
 _SECONDS = 1.0  # what is sent on `lo` arrives before `send` returns; only what never comes is waited for
-# Ten seconds: where many links come and go, the kernel looks at a new one once a second (net/core/link_watch.c).
 _AGAIN, _ATTEMPTS = 0.01, 1000
 _LINK = "weir-proof"
 _TABLE, _PRIORITY = 119, 119
@@ -78,8 +77,7 @@ def port_translated() -> None:
             return
         stack.enter_context(sender)
         for _ in range(_ATTEMPTS):
-            # A new link drops all until a kernel worker has given it its queue.
-            sender.sendto(b"", (_HERE, port - 1))
+            sender.sendto(b"", (_ALL, port - 1))
             with contextlib.suppress(TimeoutError):
                 listener.recv(1)
                 return
@@ -87,22 +85,34 @@ def port_translated() -> None:
 
 
 def _neighbour() -> socket.socket | None:
-    """Return a UDP socket of another throw-away namespace, with a link to this one; None where there is no veth."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    """Return a UDP socket of another throw-away namespace, with a link to this one; None where there is no veth.
+
+    The end that sends comes up last: it gets its queue at once. The other one waits for a kernel worker, which looks at
+    new links once a second where many come and go (net/core/link_watch.c): it can't answer until then, not even who has
+    an address, so what is sent goes to all.
+    """
+    with contextlib.ExitStack() as stack:
+        home = _this_namespace(stack)
+        stack.callback(entering.set_thread_namespace, home)
         entering.leave_for_new_namespace()
+        there = _this_namespace(stack)
         try:
             links.add_veth(_LINK, home)
-            links.bring_up(_LINK, IPv4Address(_THERE), _PREFIX)
-            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        finally:
-            entering.set_thread_namespace(home)
+        except FeatureMissing:
+            return None
+        entering.set_thread_namespace(home)
         links.bring_up(_LINK, IPv4Address(_HERE), _PREFIX)
-    except FeatureMissing:
-        return None
-    finally:
-        os.close(home)
-    return sender
+        entering.set_thread_namespace(there)
+        links.bring_up(_LINK, IPv4Address(_THERE), _PREFIX)
+        sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        return sender
+
+
+def _this_namespace(stack: contextlib.ExitStack) -> int:
+    descriptor = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def table_persists() -> None:
