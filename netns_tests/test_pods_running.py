@@ -58,7 +58,8 @@ def test_a_running_pod_is_captured_late_and_released(
     with Node(world, tmp_path, api) as node, MeshProxy(node.zds) as proxy, ExitStack() as stack:
         before = kernel_state(pod)
         proxy.wait("snapshot")
-        assert node.state(uid).reason.startswith("the labels of the namespace shop are not known")  # type: ignore[union-attr]
+        unknown = "the labels of the namespace shop are not known"
+        eventually(lambda: node.state(uid).reason.startswith(unknown), unknown, SECONDS)  # type: ignore[union-attr]
         early = every_way(stack, world, pod)
         node.label(AMBIENT)
         state = node.until(uid, "captured")

@@ -65,6 +65,7 @@ class Mesh:
         self._door: Door | None = None
         self._connections: list[Connection] = []  # oldest first
         self._newest: Connection | None = None
+        self._sending: Waiting[bool] = Waiting()  # a snapshot to whichever proxy
         self._adding: Waiting[Standing] = Waiting()
         self._deleting: Waiting[Released | Refused | Unanswered] = Waiting()
         self._released: dict[str, list[Proxy]] = {}  # who has acknowledged what somebody waits for
@@ -157,6 +158,11 @@ class Mesh:
                 return Refused(proxy=each.proxy, words=each.session.refused[uid])
         return Unanswered(words=self._why_unanswered(uid))
 
+    async def until_snapshot(self, seconds: float) -> None:
+        """Wait until a proxy has its snapshot, at most so long."""
+        if self._newest is None:
+            await self._sending.wait("", seconds)
+
     @property
     def connected(self) -> int:
         """How many proxies are connected and have said hello."""
@@ -211,6 +217,7 @@ class Mesh:
         match request:
             case SnapshotSent():
                 self.counters.snapshots += 1
+                self._sending.answer("", True)
                 state = connection.state()
                 log.info("%s has its snapshot: %d pods, %.3f s", connection.proxy, state.told, state.seconds)
                 self._elect()

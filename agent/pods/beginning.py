@@ -19,6 +19,9 @@ from agent.sources.kubernetes.sandboxes import Sandbox, Unfit
 from rulesets.host import ProbeTarget
 
 log = logging.getLogger("weir")
+# Seconds for a proxy to connect and be told of every pod before anybody looks at their rules: each answer of its finds
+# the interpreter busy with that otherwise.
+HEAD_START = 1.0
 KEPT = Identity(0, 0)  # the proxies were told to go on serving a pod whose namespace isn't found
 
 
@@ -76,6 +79,7 @@ class Beginning:
             self._take_up_unreadable(pods, known, probed)
             self._proxies_are_told(told, course_of, pods)
         await self._probes_are_let_through(probed, pods, course_of)
+        await self._proxies.until_snapshot(HEAD_START)
 
     def _was_captured(self, sandbox: Sandbox | None) -> bool:
         return sandbox is not None and self._rules.remembers(sandbox.identity, sandbox.cookie)

@@ -119,6 +119,9 @@ class Proxies(Protocol):
     def complete(self, pods: Iterable[tuple[Workload, Descriptor | None]]) -> tuple[tuple[Workload, WeirError], ...]:
         """Take every captured pod of the node, once; return those whose descriptors can't be used."""
 
+    async def until_snapshot(self, seconds: float) -> None:
+        """Wait until a proxy has been told of them all, at most so long."""
+
 
 class Rules(Protocol):
     """The rules of each namespace: `agent.daemon.keeper.Keeper`."""

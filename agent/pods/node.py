@@ -128,8 +128,8 @@ class Pods:
 
     def standing_changed(self, uid: str) -> None:
         """Take note that a proxy may have another word of a pod."""
-        course = self._courses.get(uid)
-        if course is not None and not self._closed and course.step is not Step.CAPTURED:
+        course = None if self._closed else self._courses.get(uid)
+        if course and (self._begun or course.asked) and course.step is not Step.CAPTURED:
             course.ring()
 
     def passed(self, outcome: Outcome) -> None:
